@@ -1,1 +1,2 @@
-//! The library.
+//! kinfold.
+pub mod protocol;

@@ -1,0 +1,2 @@
+//! The protocol, pure.
+pub mod id;
