@@ -63,7 +63,12 @@ pub struct TableId(pub u64);
 impl TableId {
     /// The id of the `generation`th life of the table with this name.
     pub fn of(name: &str, generation: u64) -> Self {
-        TableId(md5_u64(&[b"table\0", name.as_bytes(), b"\0", &generation.to_be_bytes()]))
+        TableId(md5_u64(&[
+            b"table\0",
+            name.as_bytes(),
+            b"\0",
+            &generation.to_be_bytes(),
+        ]))
     }
 }
 
@@ -119,7 +124,11 @@ impl Position {
     pub fn partition(self, partitions: u32) -> Partition {
         debug_assert!(partitions.is_power_of_two());
         let bits = partitions.trailing_zeros();
-        if bits == 0 { Partition(0) } else { Partition((self.0 >> (128 - bits)) as u32) }
+        if bits == 0 {
+            Partition(0)
+        } else {
+            Partition((self.0 >> (128 - bits)) as u32)
+        }
     }
 }
 
@@ -158,9 +167,8 @@ impl ItemKey {
     pub fn new(table: TableId, partition_key: &[u8], sort_key: Option<&[u8]>) -> Self {
         debug_assert!((1..=MAX_PARTITION_KEY_BYTES).contains(&partition_key.len()));
         debug_assert!(sort_key.is_none_or(|key| (1..=MAX_SORT_KEY_BYTES).contains(&key.len())));
-        let mut bytes = Vec::with_capacity(
-            8 + partition_key.len() + 2 + sort_key.map_or(0, <[u8]>::len),
-        );
+        let mut bytes =
+            Vec::with_capacity(8 + partition_key.len() + 2 + sort_key.map_or(0, <[u8]>::len));
         bytes.extend_from_slice(&table.0.to_be_bytes());
         for &byte in partition_key {
             bytes.push(byte);
@@ -196,7 +204,8 @@ impl ItemKey {
 
     /// Table, partition key and sort key.
     pub fn parts(&self) -> (TableId, Vec<u8>, Option<Vec<u8>>) {
-        self.parts_checked().expect("an ItemKey is checked when it is made")
+        self.parts_checked()
+            .expect("an ItemKey is checked when it is made")
     }
 
     fn parts_checked(&self) -> Option<(TableId, Vec<u8>, Option<Vec<u8>>)> {

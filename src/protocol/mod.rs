@@ -1,2 +1,11 @@
 //! The protocol, pure.
+pub mod catalog;
+pub mod context;
+pub mod dot;
+pub mod effect;
 pub mod id;
+pub mod layout;
+pub mod membership;
+pub mod message;
+pub mod replica;
+pub mod siblings;

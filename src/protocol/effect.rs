@@ -1,0 +1,232 @@
+//! What machines ask of their shell, and what the shell brings back.
+//!
+//! A machine is stepped with an [`Input`] and answers with [`Effect`]s. It never
+//! waits: what a store or a guest has to say comes back as another input, under
+//! the number that the effect carried. Promises of the shell: every store and
+//! guest effect is answered exactly once, in any order; a message may be lost,
+//! delayed, repeated or reordered.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::catalog::Digest;
+use super::dot::Dot;
+use super::id::{ItemKey, NodeId, Partition};
+use super::message::{ItemRequest, Message, Response};
+use super::replica::{Mutation, Outcome, Row};
+use super::siblings::{StateHash, Version};
+
+/// A number that pairs a store or guest effect with its answer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct JobId(pub u64);
+
+/// A number that pairs a client's request with its response.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+/// Where a node listens for peers and clients, `host:port`.
+pub type Address = Arc<str>;
+
+/// What happens to a machine.
+#[derive(Debug)]
+pub enum Input {
+    /// A client asks something of this node.
+    Client {
+        request: RequestId,
+        item: ItemRequest,
+    },
+    /// A message arrived from a peer whose handshake was accepted.
+    Peer { from: NodeId, message: Message },
+    /// These messages were never handed to the network: the peer could not be
+    /// reached, or its queue was full. What they asked did not happen.
+    Undelivered {
+        to: NodeId,
+        message: Message,
+        overloaded: bool,
+    },
+    /// The connection to the peer broke: what was sent on it may or may not
+    /// have arrived.
+    Disconnected { peer: NodeId },
+    /// A store effect is done.
+    Stored {
+        job: JobId,
+        reply: Result<StoreReply, StoreError>,
+    },
+    /// A guest effect is done.
+    Guest { job: JobId, reply: GuestReply },
+    /// Time passed; timers that are due fire.
+    Tick,
+}
+
+/// What a machine wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Hand the message to the network. `address` is where the peer was last
+    /// known to listen.
+    Send {
+        to: NodeId,
+        address: Address,
+        message: Message,
+    },
+    /// As `Send`, to someone known by address only (a seed).
+    Contact { address: Address, message: Message },
+    /// Read or change what this node stores.
+    Store { job: JobId, request: StoreRequest },
+    /// Run a guest.
+    Guest { job: JobId, request: GuestRequest },
+    /// Answer a client.
+    Respond {
+        request: RequestId,
+        response: Response,
+    },
+    /// A peer asks for the bytes of a module: send them if they are here.
+    ServeModule {
+        to: NodeId,
+        address: Address,
+        digest: Digest,
+    },
+    /// The bytes of a module that this node lacked have come.
+    KeepModule { digest: Digest, bytes: Bytes },
+    /// Tables or reconcilers changed: shells that cache them look again.
+    CatalogChanged,
+}
+
+/// Which of several files a hint lies in, and its place there. A hint that is
+/// written again gets a new id, so deleting one never deletes a later one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct HintId {
+    pub file: u32,
+    pub sequence: i64,
+}
+
+/// A hint as the store gives it back: which item is held for whom.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hint {
+    pub id: HintId,
+    pub partition: Partition,
+    pub key: ItemKey,
+    /// What the item is now; none when its row is gone, and with it the reason
+    /// for the hint.
+    pub row: Option<Row>,
+}
+
+/// What a machine asks of the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoreRequest {
+    /// Reads one row.
+    Read { partition: Partition, key: ItemKey },
+    /// Changes one row by [`super::replica::apply`], and in the same
+    /// transaction, if the change took (`Written`, `Synced`, `Replaced`), notes
+    /// the hints: that the item is held for these nodes too.
+    Update {
+        partition: Partition,
+        key: ItemKey,
+        mutation: Mutation,
+        hints: Vec<NodeId>,
+    },
+    /// Notes hints for an item that is stored already.
+    AddHints {
+        partition: Partition,
+        key: ItemKey,
+        hints: Vec<NodeId>,
+    },
+    /// Up to `limit` hints for the node, oldest first, with their rows.
+    Hints { target: NodeId, limit: usize },
+    /// Forgets delivered hints. With `then_drop` the row goes as well, if its
+    /// state still hashes to this and no other hint names the item: a fallback
+    /// that has handed over everything holds nothing back.
+    DropHints {
+        hints: Vec<(HintId, Partition, ItemKey, Option<StateHash>)>,
+    },
+    /// How many hints are held for each node.
+    CountHints,
+    /// Writes a named record of the node itself (membership, catalog, layout).
+    PutMeta { name: &'static str, bytes: Bytes },
+}
+
+/// What the store answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoreReply {
+    Row(Option<Row>),
+    Updated(Outcome),
+    Hints(Vec<Hint>),
+    HintCounts(Vec<(NodeId, u64)>),
+    Done,
+}
+
+/// Why the store could not answer. Never to be taken for "absent".
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
+pub enum StoreError {
+    #[error("the store's queue is full; try again shortly")]
+    Overloaded,
+    #[error("the disk is full; reads go on, writes resume when there is room")]
+    Full,
+    #[error("a stored row fails its checksum: {0}")]
+    Corrupt(String),
+    #[error("the store failed: {0}")]
+    Io(String),
+}
+
+/// One sibling as a reconciler sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GuestSibling {
+    /// The dot that the version carries, or stands for.
+    pub dot: Dot,
+    pub version: Version,
+}
+
+/// What a machine asks of the table's module: to fold the siblings, then, for
+/// data types, to apply an operation to the state and to render what is left.
+/// Each call runs in a fresh instance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GuestRequest {
+    pub digest: Digest,
+    /// The table's name.
+    pub table: Arc<str>,
+    pub key: ItemKey,
+    /// Sorted by dot. A single sibling is folded only when `always_fold`: one
+    /// version needs no merging.
+    pub siblings: Vec<GuestSibling>,
+    pub operation: Option<Operation>,
+    /// Whether the client's view is wanted (data types).
+    pub render: bool,
+    /// The largest output allowed, in bytes.
+    pub max_output_bytes: u64,
+}
+
+/// An operation on a data type, and the fresh dot that it happens under.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Operation {
+    pub body: Bytes,
+    pub dot: Dot,
+    pub written_at_us: u64,
+}
+
+/// What the module made of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum GuestReply {
+    /// The folded or changed value (none: deleted), and its view if asked for.
+    Done {
+        value: Option<Bytes>,
+        view: Option<View>,
+    },
+    /// The module says that it cannot decide.
+    Unresolved,
+    /// The module refuses the operation; its own words.
+    BadOperation(String),
+    /// The module is not on this node yet.
+    Missing,
+    /// Trap, fuel, memory, oversized output or an error of the module's.
+    Failed(String),
+    /// Too many guests wait already.
+    Overloaded,
+}
+
+/// What a client sees of a data type's state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct View {
+    pub body: Bytes,
+    pub content_type: Arc<str>,
+}

@@ -1,0 +1,219 @@
+//! What clients ask, what nodes say to one another, and why something is
+//! refused.
+//!
+//! Promises: messages are one-way and self-contained; an answer names the
+//! message that it answers, and nothing else pairs them, so loss, repetition
+//! and reordering are ordinary. Variants are only ever added at the end of an
+//! enum, because their place is their number on the wire.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::catalog::{Catalog, Digest};
+use super::context::Context;
+use super::effect::{Address, StoreError, View};
+use super::id::{ClusterId, ItemKey, NodeId, Partition, TableId};
+use super::layout::Layout;
+use super::membership::{Member, Summary};
+use super::siblings::{SiblingSet, StateHash};
+
+/// A number that pairs a message with its answer; fresh for its sender.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct MessageId(pub u64);
+
+/// What a client asks of one item.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ItemRequest {
+    pub table: TableId,
+    pub partition: Partition,
+    pub key: ItemKey,
+    pub ask: Ask,
+    /// How many replicas must answer a read, 1..=n.
+    pub r: u32,
+    /// How many replicas must store a write, 1..=n.
+    pub w: u32,
+    /// Whether only primaries count.
+    pub strict: bool,
+    /// How long the client is willing to wait.
+    pub timeout_ms: u64,
+}
+
+/// The four things that can be asked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Ask {
+    /// Reads. `raw` gives the siblings whatever the reconciler.
+    Get { raw: bool },
+    /// Writes a value. `representation` answers with what a read would give.
+    Put {
+        client: Context,
+        value: Bytes,
+        content_type: Arc<str>,
+        representation: bool,
+    },
+    /// Deletes what the context covers; without one, what a quorum read sees.
+    Delete { client: Option<Context> },
+    /// Applies an operation to a data type.
+    Operate { operation: Bytes },
+}
+
+/// What a client is told.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Response {
+    Value(ValueResponse),
+    /// More than one sibling, and no module that folded them; or asked for raw.
+    Siblings {
+        set: SiblingSet,
+        /// Why the module did not fold them, where the table names one.
+        reason: Option<String>,
+        /// Whether the client asked for the siblings as they are.
+        raw: bool,
+    },
+    /// Nothing is there; with a context when it was deleted.
+    Absent {
+        context: Option<Context>,
+    },
+    /// The write is stored on enough replicas. The context covers what the
+    /// client had seen and this write.
+    Written {
+        context: Context,
+    },
+    Refused(Refusal),
+}
+
+/// One value, as it was read or folded.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ValueResponse {
+    pub value: Bytes,
+    pub content_type: Arc<str>,
+    /// Covers everything that was read.
+    pub context: Context,
+    /// How many siblings went into the value.
+    pub siblings: u32,
+    /// The state that was read, for the entity tag.
+    pub hash: StateHash,
+    /// The module that made the value of the siblings.
+    pub folded_by: Option<(Arc<str>, Digest)>,
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
+pub enum Refusal {
+    #[error("no table has this name; PUT /v1/tables/{{table}} makes one")]
+    NoSuchTable,
+    #[error(
+        "{got} of the {needed} replicas needed answered in time{}",
+        if *.may_be_stored { "; the write may still be stored, so read before writing it again" } else { "" }
+    )]
+    QuorumUnmet {
+        needed: u32,
+        got: u32,
+        may_be_stored: bool,
+    },
+    #[error("this node has more work than it can queue; try again after a moment")]
+    Overloaded,
+    #[error("this node is not ready: {0}")]
+    NotReady(String),
+    #[error(
+        "the item would have {siblings} siblings, more than the table's max_siblings; \
+         GET it and PUT the merged value with the context that came with it"
+    )]
+    TooManySiblings { siblings: u32 },
+    #[error("the reconciler refuses the operation: {0}")]
+    BadOperation(String),
+    #[error("the reconciler could not fold the item, and nothing was written: {0}")]
+    ReconcileFailed(String),
+    #[error("{0}")]
+    Storage(StoreError),
+}
+
+/// What nodes say to one another.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// Asks for the state of an item, or only for its hash.
+    Read {
+        id: MessageId,
+        partition: Partition,
+        key: ItemKey,
+        hash_only: bool,
+    },
+    ReadAnswer {
+        id: MessageId,
+        answer: Result<ReadAnswer, Refusal>,
+    },
+    /// Gives a delta or a whole set to store durably.
+    Write {
+        id: MessageId,
+        partition: Partition,
+        key: ItemKey,
+        set: SiblingSet,
+        /// The primary in whose place the receiver stores this.
+        hint_for: Option<NodeId>,
+    },
+    WriteAnswer {
+        id: MessageId,
+        answer: Result<(), Refusal>,
+    },
+    /// Hands a client's request to a node that may coordinate it.
+    Forward {
+        id: MessageId,
+        item: ItemRequest,
+    },
+    ForwardAnswer {
+        id: MessageId,
+        response: Response,
+    },
+    /// Asks for nothing but an answer.
+    Probe {
+        id: MessageId,
+    },
+    ProbeAnswer {
+        id: MessageId,
+    },
+    /// Gossip, first leg: what I know, in short. Also how a node with no
+    /// cluster asks its seeds for one.
+    GossipSummary(Summary),
+    /// Gossip, second and third leg: what you lack.
+    GossipNews(News),
+    /// Asks for the bytes of a module.
+    FetchModule {
+        digest: Digest,
+    },
+    Module {
+        digest: Digest,
+        bytes: Option<Bytes>,
+    },
+}
+
+/// A replica's answer to a read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ReadAnswer {
+    /// The whole state; empty when the replica never saw the item.
+    State(SiblingSet),
+    /// The hash of the state, and whether there is any.
+    Hash { hash: StateHash, is_empty: bool },
+}
+
+/// What one side of a gossip exchange sends the other.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct News {
+    pub cluster: ClusterId,
+    pub members: Vec<Member>,
+    pub layout: Option<Layout>,
+    pub catalog: Option<Catalog>,
+    /// The receiver is asked to answer with what the sender lacks.
+    pub wants: Option<Summary>,
+}
+
+/// Reports a view together with the address that a handshake named.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Introduction {
+    pub node: NodeId,
+    pub name: Arc<str>,
+    pub address: Address,
+    pub cluster: Option<ClusterId>,
+}
+
+/// Keeps the data type's view and the stored value apart in signatures.
+pub type Rendered = View;

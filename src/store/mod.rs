@@ -1,0 +1,54 @@
+//! Where a node keeps its rows, hints and records: one trait, two stores, one
+//! suite of tests for both.
+//!
+//! Promises of every store: a request is answered exactly once; a change is
+//! answered only when it will survive what the durability promises; a row is
+//! read as it was written or reported as damaged, never as absent; requests for
+//! one item take effect in the order they were submitted.
+
+use crate::protocol::effect::{StoreError, StoreReply, StoreRequest};
+
+/// Takes the answer to a request. Called on a thread of the store's: it must not
+/// block.
+pub type Done = Box<dyn FnOnce(Result<StoreReply, StoreError>) + Send>;
+
+/// A node's store.
+pub trait Store: Send + Sync + 'static {
+    /// Starts a request. A store whose queue is full answers
+    /// [`StoreError::Overloaded`] at once.
+    fn submit(&self, request: StoreRequest, done: Done);
+
+    /// A number that changes whenever the store may have forgotten something:
+    /// drawn when the store is made, and again after an unclean end under a
+    /// durability that may lose commits.
+    fn incarnation(&self) -> u64;
+
+    /// Takes a fresh incarnation and stores it durably: the node learned from
+    /// its peers that its memory is older than its deeds.
+    fn renew_incarnation(&self, incarnation: u64) -> Result<(), StoreError>;
+
+    /// Reads a named record of the node itself. Blocks: for start-up.
+    fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// What the store has done and how much waits.
+    fn figures(&self) -> Figures;
+
+    /// Finishes what was submitted, marks the end as clean, and closes. Later
+    /// requests are refused.
+    fn close(&self);
+}
+
+/// A store's figures, for `/metrics`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Requests that wait for a writer.
+    pub write_queue_depth: u64,
+    /// Requests that wait for a reader.
+    pub read_queue_depth: u64,
+    /// Transactions committed.
+    pub commits: u64,
+    /// Changes in them.
+    pub changes: u64,
+    /// Transactions by how many changes they held: up to 1, 2, 4, … 1024.
+    pub batch_sizes: [u64; 11],
+}

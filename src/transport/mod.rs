@@ -1,0 +1,25 @@
+//! Carrying messages between nodes: one trait, two transports, one suite.
+//!
+//! Promises of every transport: a message arrives as it was sent or not at all
+//! (checksums); `send` never blocks; every queue is bounded, and what cannot be
+//! queued or written comes back as [`Input::Undelivered`] at once. Messages to
+//! one peer usually arrive in order, but nothing may depend on it.
+
+use std::sync::Arc;
+
+use crate::protocol::effect::{Address, Input};
+use crate::protocol::id::NodeId;
+use crate::protocol::message::Message;
+
+/// Takes what the network brings. It may be called from any thread, and must
+/// not block.
+pub type Deliver = Arc<dyn Fn(Input) + Send + Sync>;
+
+/// Carries messages.
+pub trait Transport: Send + Sync + 'static {
+    /// Queues a message for a node that listens at this address.
+    fn send(&self, to: NodeId, address: &Address, message: Message);
+
+    /// Queues a message for whoever listens at this address.
+    fn contact(&self, address: &Address, message: Message);
+}
