@@ -56,6 +56,8 @@ pub enum Input {
     },
     /// A guest effect is done.
     Guest { job: JobId, reply: GuestReply },
+    /// These modules are held by this node now.
+    ModulesHeld { digests: Vec<Digest> },
     /// Time passed; timers that are due fire.
     Tick,
 }
@@ -91,6 +93,13 @@ pub enum Effect {
     KeepModule { digest: Digest, bytes: Bytes },
     /// Tables or reconcilers changed: shells that cache them look again.
     CatalogChanged,
+    /// Members came, went or moved.
+    MembersChanged,
+    /// The node's memory is older than its deeds: the store takes this
+    /// incarnation, durably.
+    RenewIncarnation { incarnation: u64 },
+    /// Something that an operator should see.
+    Fault { text: String },
 }
 
 /// Which of several files a hint lies in, and its place there. A hint that is
@@ -186,8 +195,8 @@ pub struct GuestRequest {
     /// The table's name.
     pub table: Arc<str>,
     pub key: ItemKey,
-    /// Sorted by dot. A single sibling is folded only when `always_fold`: one
-    /// version needs no merging.
+    /// Sorted by dot. A single sibling is not folded: one version needs no
+    /// merging.
     pub siblings: Vec<GuestSibling>,
     pub operation: Option<Operation>,
     /// Whether the client's view is wanted (data types).

@@ -3,9 +3,15 @@ pub mod catalog;
 pub mod context;
 pub mod dot;
 pub mod effect;
+pub mod get;
+pub mod hint;
 pub mod id;
 pub mod layout;
 pub mod membership;
 pub mod message;
+#[cfg(test)]
+mod model;
+pub mod put;
 pub mod replica;
 pub mod siblings;
+pub mod time;

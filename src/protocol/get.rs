@@ -1,0 +1,340 @@
+//! Coordinating a read, as a machine: whom to ask, when enough is known, what to
+//! repair (Dynamo, section 4.5; the shape is that of `riak_kv_get_core`).
+//!
+//! It asks the first N reachable nodes of the preference list: one for the whole
+//! state, the others for a hash of theirs. It answers once R of them are known
+//! to hold what was joined, and then waits for the rest, so that every primary
+//! that differs can be sent the join. Promises: the answer is the join of at
+//! least R replicas; a failed read is never counted as "absent"; a fallback that
+//! holds nothing does not count; converged replicas cause no write.
+
+use super::id::NodeId;
+use super::message::ReadAnswer;
+use super::siblings::{SiblingSet, StateHash};
+
+/// What is known of one node of the preference list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Known {
+    /// Not asked yet.
+    Nothing,
+    /// Asked for its hash, or for its whole state.
+    Asked { hash_only: bool },
+    /// It holds a state with this hash.
+    Hash(StateHash),
+    /// It holds a state with this hash, and that state is in the join.
+    Joined(StateHash),
+    /// Its hash was unknown here, so its whole state was asked for.
+    AskedAgain(StateHash),
+    /// A fallback with nothing to say.
+    Empty,
+    /// It could not be reached or could not read.
+    Failed,
+}
+
+struct Replica {
+    node: NodeId,
+    primary: bool,
+    known: Known,
+}
+
+/// What the coordinator does next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum GetAction {
+    /// Ask a node for its state, or only for its hash.
+    Ask { node: NodeId, hash_only: bool },
+    /// Enough is known: this is the item.
+    Answer(SiblingSet),
+    /// R replicas cannot be had; this many could.
+    Unmet { got: u32 },
+    /// Send the join to a primary that differs.
+    Repair { node: NodeId, set: SiblingSet },
+}
+
+/// A read in progress.
+pub struct Get {
+    replicas: Vec<Replica>,
+    r: usize,
+    n: usize,
+    strict: bool,
+    joined: SiblingSet,
+    answered: bool,
+    finished: bool,
+}
+
+impl Get {
+    /// Begins a read of an item with this preference list, whose first `n`
+    /// nodes are primaries. `me` is asked for the state before others, because
+    /// it costs no message; `is_up` is the coordinator's opinion.
+    pub fn new(
+        preference: &[NodeId],
+        n: usize,
+        r: usize,
+        strict: bool,
+        me: NodeId,
+        is_up: impl Fn(NodeId) -> bool,
+    ) -> (Self, Vec<GetAction>) {
+        let usable = if strict {
+            n.min(preference.len())
+        } else {
+            preference.len()
+        };
+        let mut replicas: Vec<Replica> = preference[..usable]
+            .iter()
+            .enumerate()
+            .map(|(place, &node)| Replica {
+                node,
+                primary: place < n,
+                known: Known::Nothing,
+            })
+            .collect();
+        // Those that seem down are asked last, not never: opinions are stale.
+        replicas.sort_by_key(|replica| replica.node != me && !is_up(replica.node));
+        let mut get = Get {
+            replicas,
+            r,
+            n,
+            strict,
+            joined: SiblingSet::new(),
+            answered: false,
+            finished: false,
+        };
+        let reachable = |node: NodeId| node == me || is_up(node);
+        let live = get
+            .replicas
+            .iter()
+            .filter(|replica| reachable(replica.node))
+            .count();
+        let ask = get.n.min(live.max(get.r)).min(get.replicas.len());
+        let first = get.replicas[..ask]
+            .iter()
+            .position(|replica| replica.node == me)
+            .unwrap_or(0);
+        let mut actions = Vec::with_capacity(ask);
+        for place in 0..ask {
+            get.ask(place, place != first, &mut actions);
+        }
+        get.advance(&mut actions);
+        (get, actions)
+    }
+
+    fn ask(&mut self, place: usize, hash_only: bool, actions: &mut Vec<GetAction>) {
+        let replica = &mut self.replicas[place];
+        replica.known = match replica.known {
+            Known::Hash(hash) => Known::AskedAgain(hash),
+            _ => Known::Asked { hash_only },
+        };
+        actions.push(GetAction::Ask {
+            node: replica.node,
+            hash_only,
+        });
+    }
+
+    /// Whether nothing more will come of this read.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// A node answered.
+    pub fn on_answer(&mut self, node: NodeId, answer: ReadAnswer) -> Vec<GetAction> {
+        let mut actions = Vec::new();
+        let Some(replica) = self
+            .replicas
+            .iter_mut()
+            .find(|replica| replica.node == node)
+        else {
+            return actions;
+        };
+        match (answer, replica.known) {
+            // A repeated or late answer to a question that is settled.
+            (_, Known::Nothing | Known::Joined(_) | Known::Empty)
+            | (ReadAnswer::Hash { .. }, Known::Hash(_) | Known::AskedAgain(_)) => return actions,
+            (ReadAnswer::State(set), _) if set.is_empty() && !replica.primary => {
+                replica.known = Known::Empty;
+            }
+            (ReadAnswer::Hash { is_empty: true, .. }, _) if !replica.primary => {
+                replica.known = Known::Empty;
+            }
+            (ReadAnswer::State(set), _) => {
+                replica.known = Known::Joined(set.hash());
+                self.joined.sync(&set);
+            }
+            (ReadAnswer::Hash { hash, .. }, _) => replica.known = Known::Hash(hash),
+        }
+        self.advance(&mut actions);
+        actions
+    }
+
+    /// A node could not be reached, or could not read.
+    pub fn on_failure(&mut self, node: NodeId) -> Vec<GetAction> {
+        let mut actions = Vec::new();
+        if let Some(replica) = self
+            .replicas
+            .iter_mut()
+            .find(|replica| replica.node == node)
+            && matches!(replica.known, Known::Asked { .. } | Known::AskedAgain(_))
+        {
+            replica.known = Known::Failed;
+            self.advance(&mut actions);
+        }
+        actions
+    }
+
+    /// Some node is slow: ask one more, and ask for a state again if none came.
+    pub fn on_hedge(&mut self) -> Vec<GetAction> {
+        let mut actions = Vec::new();
+        if self.answered || self.finished {
+            return actions;
+        }
+        if !self
+            .replicas
+            .iter()
+            .any(|replica| matches!(replica.known, Known::Joined(_)))
+            && let Some(place) = self
+                .replicas
+                .iter()
+                .position(|replica| matches!(replica.known, Known::Hash(_)))
+        {
+            self.ask(place, false, &mut actions);
+        }
+        if let Some(place) = self.idle() {
+            self.ask(place, false, &mut actions);
+        }
+        actions
+    }
+
+    /// The client's patience is over, or the repair window is.
+    pub fn on_timeout(&mut self) -> Vec<GetAction> {
+        let mut actions = Vec::new();
+        for replica in &mut self.replicas {
+            if matches!(replica.known, Known::Asked { .. } | Known::AskedAgain(_)) {
+                replica.known = Known::Failed;
+            }
+        }
+        if !self.answered && !self.finished {
+            self.answered = true;
+            actions.push(GetAction::Unmet {
+                got: self.counted() as u32,
+            });
+        }
+        self.finish(&mut actions);
+        actions
+    }
+
+    fn idle(&self) -> Option<usize> {
+        self.replicas
+            .iter()
+            .position(|replica| replica.known == Known::Nothing)
+    }
+
+    /// Whether a state with this hash is in the join.
+    fn has_joined(&self, hash: StateHash) -> bool {
+        self.replicas
+            .iter()
+            .any(|replica| replica.known == Known::Joined(hash))
+    }
+
+    /// How many replicas are known to hold no more than the join.
+    fn counted(&self) -> usize {
+        let counts = |replica: &&Replica| match replica.known {
+            Known::Joined(_) => true,
+            Known::Hash(hash) => self.has_joined(hash),
+            _ => false,
+        };
+        self.replicas.iter().filter(counts).count()
+    }
+
+    fn outstanding(&self) -> usize {
+        let open = |replica: &&Replica| {
+            matches!(replica.known, Known::Asked { .. } | Known::AskedAgain(_))
+        };
+        self.replicas.iter().filter(open).count()
+    }
+
+    fn advance(&mut self, actions: &mut Vec<GetAction>) {
+        if self.finished {
+            return;
+        }
+        let joined_any = self
+            .replicas
+            .iter()
+            .any(|replica| matches!(replica.known, Known::Joined(_)));
+        let state_coming = self.replicas.iter().any(|replica| {
+            matches!(
+                replica.known,
+                Known::Asked { hash_only: false } | Known::AskedAgain(_)
+            )
+        });
+        // A hash that no joined state has is worth its state; while no state is
+        // in hand at all, one is enough to begin with.
+        if joined_any || !state_coming {
+            for place in 0..self.replicas.len() {
+                if let Known::Hash(hash) = self.replicas[place].known
+                    && !self.has_joined(hash)
+                {
+                    self.ask(place, false, actions);
+                    if !joined_any {
+                        break;
+                    }
+                }
+            }
+        }
+        if !self.answered {
+            if self.counted() >= self.r {
+                self.answered = true;
+                actions.push(GetAction::Answer(self.joined.clone()));
+            } else {
+                self.widen(actions);
+            }
+        }
+        if self.outstanding() == 0 {
+            self.finish(actions);
+        }
+    }
+
+    /// Asks further nodes while those asked cannot make up R.
+    fn widen(&mut self, actions: &mut Vec<GetAction>) {
+        loop {
+            // A hash that is known but not joined has been asked again, so it is
+            // among the outstanding.
+            if self.counted() + self.outstanding() >= self.r {
+                return;
+            }
+            let Some(place) = self.idle() else { break };
+            self.ask(place, false, actions);
+        }
+        if self.outstanding() == 0 {
+            self.answered = true;
+            actions.push(GetAction::Unmet {
+                got: self.counted() as u32,
+            });
+        }
+    }
+
+    fn finish(&mut self, actions: &mut Vec<GetAction>) {
+        if self.finished {
+            return;
+        }
+        self.finished = true;
+        if self.joined.is_empty() {
+            return;
+        }
+        let joined = self.joined.hash();
+        for replica in self.replicas.iter().filter(|replica| replica.primary) {
+            let differs = match replica.known {
+                Known::Joined(hash) | Known::Hash(hash) => hash != joined,
+                _ => false,
+            };
+            if differs {
+                actions.push(GetAction::Repair {
+                    node: replica.node,
+                    set: self.joined.clone(),
+                });
+            }
+        }
+    }
+
+    /// Whether only primaries count.
+    pub fn is_strict(&self) -> bool {
+        self.strict
+    }
+}

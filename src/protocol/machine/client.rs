@@ -1,0 +1,609 @@
+//! A client's request, from its first step to its last.
+//!
+//! A read is coordinated by whoever received it. A write, a delete or an
+//! operation is coordinated by one of the first N reachable nodes of the item's
+//! preference list, so that dots are minted where the item lives; any other node
+//! forwards it. Promises: one answer a request; a forward is repeated elsewhere
+//! only if it certainly did not arrive; a write that was stored anywhere goes on
+//! to its replicas whatever its client was told.
+
+use super::super::context::Context;
+use super::super::effect::{StoreError, StoreReply, StoreRequest};
+use super::super::get::{Get, GetAction};
+use super::super::id::NodeId;
+use super::super::message::{Ask, ItemRequest, Message, MessageId, ReadAnswer, Refusal, Response};
+use super::super::put::{Put, PutAction};
+use super::super::replica::{Draft, Mutation, Outcome, Written};
+use super::super::siblings::SiblingSet;
+use super::{
+    AwaitedOf, GRACE_MS, Job, MAX_REQUESTS, Machine, Origin, READ_HEDGE_MS, Slot, SlotId, Stage,
+    WRITE_HEDGE_MS,
+};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+impl Machine {
+    pub(super) fn on_client(&mut self, origin: Origin, item: ItemRequest) {
+        let Some(table) = self.tables_by_id.get(&item.table).cloned() else {
+            return self.refuse(origin, Refusal::NoSuchTable);
+        };
+        if let Err(why) = self.readiness() {
+            return self.refuse(origin, Refusal::NotReady(why));
+        }
+        if self.slots.len() >= MAX_REQUESTS {
+            return self.refuse(origin, Refusal::Overloaded);
+        }
+        let id = SlotId(self.next_id());
+        let now_ms = self.now.monotonic_ms;
+        let deadline_ms = now_ms + item.timeout_ms.max(1);
+        let hedge_ms = match item.ask {
+            Ask::Get { .. } => READ_HEDGE_MS,
+            _ => WRITE_HEDGE_MS,
+        };
+        let slot = Slot {
+            origin,
+            item,
+            table,
+            deadline_ms,
+            timer_ms: (now_ms + hedge_ms).min(deadline_ms),
+            stage: Stage::Open,
+            answered: false,
+            result: None,
+            delta: None,
+            get: None,
+            put: None,
+            hints_here: Vec::new(),
+            awaited: BTreeSet::new(),
+            forwarded_to: Vec::new(),
+            attempts: 0,
+            holds_item: false,
+            unfolded: false,
+            working: false,
+        };
+        self.timers.insert((slot.timer_ms, id));
+        self.slots.insert(id, Box::new(slot));
+        self.begin(id);
+    }
+
+    /// Starts a request, or starts its write once a delete knows what it saw.
+    fn begin(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.get(&id) else { return };
+        match &slot.item.ask {
+            Ask::Get { .. } | Ask::Delete { client: None } => self.start_get(id),
+            Ask::Put { .. } | Ask::Delete { client: Some(_) } => {
+                if self.coordinates(id) {
+                    self.start_write(id);
+                }
+            }
+            Ask::Operate { .. } => {
+                if self.coordinates(id) {
+                    self.start_operation(id);
+                }
+            }
+        }
+    }
+
+    /// Whether this node coordinates the write; forwards it if not.
+    fn coordinates(&mut self, id: SlotId) -> bool {
+        let Some(slot) = self.slots.get(&id) else { return false };
+        // Whoever got a forwarded request was chosen: passing it on again could
+        // go round in circles.
+        if matches!(slot.origin, Origin::Peer { .. }) {
+            return true;
+        }
+        let Some(ring) = self.ring.clone() else { return false };
+        let preference = ring.preference(slot.item.partition);
+        let n = (slot.table.definition.n as usize).min(preference.len());
+        let usable = if slot.item.strict { &preference[..n] } else { preference };
+        let reachable: Vec<NodeId> =
+            usable.iter().copied().filter(|&node| self.is_up(node)).take(n).collect();
+        if reachable.contains(&self.me) {
+            return true;
+        }
+        let chosen = reachable
+            .iter()
+            .chain(usable)
+            .copied()
+            .find(|node| *node != self.me && !slot.forwarded_to.contains(node));
+        let Some(node) = chosen else {
+            if usable.contains(&self.me) {
+                return true;
+            }
+            let needed = slot.item.w;
+            let refusal = Refusal::QuorumUnmet { needed, got: 0, may_be_stored: false };
+            self.answer(id, Response::Refused(refusal));
+            self.retire(id);
+            return false;
+        };
+        self.counters.forwarded += 1;
+        let slot = self.slots.get_mut(&id).expect("looked up above");
+        slot.forwarded_to.push(node);
+        slot.stage = Stage::Forwarded;
+        let mut item = slot.item.clone();
+        // The other node gives up before this one does, so that its reasons
+        // arrive.
+        let left_ms = slot.deadline_ms.saturating_sub(self.now.monotonic_ms);
+        item.timeout_ms = (left_ms * 9 / 10).max(1);
+        let message = self.ask(node, AwaitedOf::Forward(id), |id| Message::Forward { id, item });
+        self.await_message(id, message);
+        false
+    }
+
+    pub(super) fn on_forward_answer(&mut self, from: NodeId, id: MessageId, response: Response) {
+        let Some(awaited) = self.awaited.remove(&id) else { return };
+        debug_assert_eq!(awaited.node, from);
+        if let AwaitedOf::Forward(slot) = awaited.of {
+            self.forget_message(slot, id);
+            self.answer(slot, response);
+            self.retire(slot);
+        }
+    }
+
+    pub(super) fn on_forward_lost(&mut self, slot: SlotId, id: MessageId, undelivered: bool) {
+        self.forget_message(slot, id);
+        let Some(state) = self.slots.get_mut(&slot) else { return };
+        if undelivered && !state.answered {
+            state.stage = Stage::Open;
+            self.begin(slot);
+        } else {
+            // It may have been carried out: doing it again elsewhere would make
+            // a second write of it.
+            let needed = state.item.w;
+            let refusal = Refusal::QuorumUnmet { needed, got: 0, may_be_stored: true };
+            self.answer(slot, Response::Refused(refusal));
+            self.retire(slot);
+        }
+    }
+
+    // Reads.
+
+    pub(super) fn start_get(&mut self, id: SlotId) {
+        let (Some(ring), Some(slot)) = (self.ring.clone(), self.slots.get(&id)) else { return };
+        let preference = ring.preference(slot.item.partition);
+        let n = (slot.table.definition.n as usize).min(preference.len());
+        let (get, actions) =
+            Get::new(preference, n, slot.item.r as usize, slot.item.strict, self.me, |node| {
+                self.is_up(node)
+            });
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.get = Some(get);
+        }
+        self.do_get(id, actions);
+    }
+
+    fn do_get(&mut self, id: SlotId, actions: Vec<GetAction>) {
+        for action in actions {
+            let Some(slot) = self.slots.get(&id) else { return };
+            let partition = slot.item.partition;
+            let key = slot.item.key.clone();
+            match action {
+                GetAction::Ask { node, .. } if node == self.me => {
+                    self.store(Job::SlotRead(id), StoreRequest::Read { partition, key });
+                }
+                GetAction::Ask { node, hash_only } => {
+                    let message = self.ask(node, AwaitedOf::Read(id), |id| Message::Read {
+                        id,
+                        partition,
+                        key,
+                        hash_only,
+                    });
+                    self.await_message(id, message);
+                }
+                GetAction::Answer(set) => self.on_read(id, set),
+                GetAction::Unmet { got } => {
+                    let needed = slot.item.r;
+                    self.counters.quorum_unmet += 1;
+                    let may_be_stored = slot.result.is_some();
+                    let refusal = Refusal::QuorumUnmet { needed, got, may_be_stored };
+                    self.answer(id, Response::Refused(refusal));
+                }
+                GetAction::Repair { node, set } => {
+                    self.counters.read_repairs += 1;
+                    self.repair(node, id, set);
+                }
+            }
+        }
+        self.retire(id);
+    }
+
+    fn repair(&mut self, node: NodeId, id: SlotId, set: SiblingSet) {
+        let Some(slot) = self.slots.get(&id) else { return };
+        let (partition, key) = (slot.item.partition, slot.item.key.clone());
+        if node == self.me {
+            let mutation = Mutation::Sync { set, max_actors: self.max_actors(&key) };
+            let request = StoreRequest::Update { partition, key, mutation, hints: Vec::new() };
+            self.store(Job::RepairHere, request);
+        } else {
+            self.ask(node, AwaitedOf::Nothing, |id| Message::Write {
+                id,
+                partition,
+                key,
+                set,
+                hint_for: None,
+            });
+        }
+    }
+
+    pub(super) fn on_slot_read(&mut self, id: SlotId, reply: Result<StoreReply, StoreError>) {
+        match reply {
+            Ok(StoreReply::Row(row)) if matches!(self.stage(id), Some(Stage::LoadingRow { .. })) => {
+                self.on_operation_row(id, row.unwrap_or_default());
+            }
+            Ok(StoreReply::Row(row)) => {
+                let set = row.map(|row| row.set).unwrap_or_default();
+                let me = self.me;
+                self.with_get(id, |get| get.on_answer(me, ReadAnswer::State(set)));
+            }
+            Ok(other) => unreachable!("a read is answered by a row, not {other:?}"),
+            Err(error) if matches!(self.stage(id), Some(Stage::LoadingRow { .. })) => {
+                self.fail_write(id, error);
+            }
+            Err(_) => {
+                let me = self.me;
+                self.with_get(id, |get| get.on_failure(me));
+            }
+        }
+    }
+
+    pub(super) fn on_slot_answer(
+        &mut self,
+        slot: SlotId,
+        id: MessageId,
+        from: NodeId,
+        answer: ReadAnswer,
+    ) {
+        self.forget_message(slot, id);
+        self.with_get(slot, |get| get.on_answer(from, answer));
+    }
+
+    pub(super) fn on_read_lost(&mut self, slot: SlotId, id: MessageId, node: NodeId) {
+        self.forget_message(slot, id);
+        self.with_get(slot, |get| get.on_failure(node));
+    }
+
+    fn with_get(&mut self, id: SlotId, step: impl FnOnce(&mut Get) -> Vec<GetAction>) {
+        if let Some(get) = self.slots.get_mut(&id).and_then(|slot| slot.get.as_mut()) {
+            let actions = step(get);
+            self.do_get(id, actions);
+        }
+    }
+
+    /// R replicas were joined: on to what the request wants of them.
+    fn on_read(&mut self, id: SlotId, set: SiblingSet) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        match &slot.item.ask {
+            Ask::Get { raw: true } => {
+                let response = if set.is_empty() {
+                    Response::Absent { context: None }
+                } else {
+                    Response::Siblings { set, reason: None, raw: true }
+                };
+                self.counters.quorum_met += 1;
+                self.answer(id, response);
+            }
+            Ask::Get { raw: false } | Ask::Put { .. } => {
+                self.counters.quorum_met += 1;
+                self.show(id, set);
+            }
+            Ask::Delete { .. } => {
+                if set.is_absent() {
+                    let context = (!set.is_empty()).then(|| set.context().clone());
+                    self.answer(id, Response::Absent { context });
+                } else {
+                    slot.item.ask = Ask::Delete { client: Some(set.context().clone()) };
+                    self.begin(id);
+                }
+            }
+            Ask::Operate { .. } => self.load_row(id, set),
+        }
+    }
+
+    // Writes.
+
+    /// The preference list, shortened to what this request may use, and n.
+    fn plan_put(&mut self, id: SlotId) -> bool {
+        let (Some(ring), Some(slot)) = (self.ring.clone(), self.slots.get(&id)) else {
+            return false;
+        };
+        let preference = ring.preference(slot.item.partition);
+        let n = (slot.table.definition.n as usize).min(preference.len());
+        let w = slot.item.w as usize;
+        let (put, hints_here) =
+            Put::new(preference, n, w, slot.item.strict, self.me, |node| self.is_up(node));
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.put = Some(put);
+            slot.hints_here = hints_here;
+        }
+        true
+    }
+
+    /// Asks the store to mint and write, or to say that folding comes first.
+    pub(super) fn start_write(&mut self, id: SlotId) {
+        if !self.plan_put(id) {
+            return;
+        }
+        let minting = self.fresh_minting();
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(draft) = slot.draft() else { return };
+        let mut limits = slot.table.limits();
+        if slot.unfolded {
+            limits.fold_above = None;
+        }
+        slot.stage = Stage::Storing;
+        slot.working = true;
+        let request = StoreRequest::Update {
+            partition: slot.item.partition,
+            key: slot.item.key.clone(),
+            mutation: Mutation::Write { draft, minting, limits },
+            hints: slot.hints_here.clone(),
+        };
+        self.store(Job::SlotStore(id), request);
+    }
+
+    pub(super) fn on_slot_stored(&mut self, id: SlotId, reply: Result<StoreReply, StoreError>) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.working = false;
+        let outcome = match reply {
+            Ok(StoreReply::Updated(outcome)) => outcome,
+            Ok(other) => unreachable!("a change is answered by its outcome, not {other:?}"),
+            Err(error) => return self.fail_write(id, error),
+        };
+        match (outcome, std::mem::replace(&mut slot.stage, Stage::Open)) {
+            (Outcome::Written(written), Stage::Storing) => {
+                let context = slot.token(&written);
+                slot.result = Some(Response::Written { context });
+                self.replicate(id, written.delta);
+            }
+            (Outcome::WantsFold(row), Stage::Storing) => self.fold_write(id, row),
+            (Outcome::TooManySiblings(siblings), Stage::Storing) => {
+                let refusal = Refusal::TooManySiblings { siblings: siblings as u32 };
+                self.answer(id, Response::Refused(refusal));
+                self.retire(id);
+            }
+            (Outcome::Replaced, Stage::Swapping { written, row }) => {
+                let context = slot.token(&written);
+                slot.result = Some(Response::Written { context });
+                self.replicate(id, row.set);
+            }
+            (Outcome::Replaced, Stage::SwappingOperation { row, view }) => {
+                slot.result = Some(slot.view_response(&row.set, view));
+                self.replicate(id, row.set);
+            }
+            (Outcome::Conflict(row), stage) => {
+                self.counters.swap_conflicts += 1;
+                self.on_conflict(id, row, &stage);
+            }
+            (outcome, stage) => unreachable!("{outcome:?} does not answer {stage:?}"),
+        }
+    }
+
+    /// The write is durable here: to the replicas with it.
+    fn replicate(&mut self, id: SlotId, delta: SiblingSet) {
+        self.release_item(id);
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.delta = Some(delta);
+        let hints_here = std::mem::take(&mut slot.hints_here);
+        let actions = slot.put.as_mut().map(Put::on_stored).unwrap_or_default();
+        self.hints_noted(&hints_here);
+        self.do_put(id, actions);
+    }
+
+    fn do_put(&mut self, id: SlotId, actions: Vec<PutAction>) {
+        for action in actions {
+            let Some(slot) = self.slots.get_mut(&id) else { return };
+            let partition = slot.item.partition;
+            let key = slot.item.key.clone();
+            match action {
+                PutAction::Store { node, hint_for } => {
+                    let Some(set) = slot.delta.clone() else { continue };
+                    let message = self.ask(node, AwaitedOf::Write(id), |id| Message::Write {
+                        id,
+                        partition,
+                        key,
+                        set,
+                        hint_for,
+                    });
+                    self.await_message(id, message);
+                }
+                PutAction::HintHere { primary } => {
+                    let request =
+                        StoreRequest::AddHints { partition, key, hints: vec![primary] };
+                    self.store(Job::SlotHint(primary), request);
+                }
+                PutAction::Answer => {
+                    self.counters.quorum_met += 1;
+                    if slot.answered {
+                        continue;
+                    }
+                    if matches!(slot.item.ask, Ask::Put { representation: true, .. }) {
+                        self.start_get(id);
+                    } else if let Some(result) = slot.result.clone() {
+                        self.answer(id, result);
+                    }
+                }
+                PutAction::Unmet { got } => {
+                    self.counters.quorum_unmet += 1;
+                    let needed = slot.item.w;
+                    let refusal = Refusal::QuorumUnmet { needed, got, may_be_stored: true };
+                    self.answer(id, Response::Refused(refusal));
+                }
+            }
+        }
+        self.retire(id);
+    }
+
+    pub(super) fn on_slot_ack(&mut self, slot: SlotId, id: MessageId, from: NodeId) {
+        self.forget_message(slot, id);
+        self.with_put(slot, |put| put.on_ack(from));
+    }
+
+    pub(super) fn on_write_lost(&mut self, slot: SlotId, id: MessageId, node: NodeId) {
+        self.forget_message(slot, id);
+        self.with_put(slot, |put| put.on_failure(node));
+    }
+
+    fn with_put(&mut self, id: SlotId, step: impl FnOnce(&mut Put) -> Vec<PutAction>) {
+        if let Some(put) = self.slots.get_mut(&id).and_then(|slot| slot.put.as_mut()) {
+            let actions = step(put);
+            self.do_put(id, actions);
+        }
+    }
+
+    /// The coordinator's own store failed: nothing was written, and this node
+    /// does not coordinate an item that it cannot read.
+    pub(super) fn fail_write(&mut self, id: SlotId, error: StoreError) {
+        let refusal = match error {
+            StoreError::Overloaded => Refusal::Overloaded,
+            error => Refusal::Storage(error),
+        };
+        self.answer(id, Response::Refused(refusal));
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.put = None;
+            slot.stage = Stage::Open;
+        }
+        self.retire(id);
+    }
+
+    // Time.
+
+    pub(super) fn on_timer(&mut self, id: SlotId) {
+        let now_ms = self.now.monotonic_ms;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if now_ms < slot.deadline_ms {
+            slot.timer_ms = slot.deadline_ms;
+            let next = (slot.timer_ms, id);
+            self.timers.insert(next);
+            self.counters.hedged += 1;
+            self.with_get(id, Get::on_hedge);
+            // A write that waits for its own store has nothing to hedge yet.
+            if self.slots.get(&id).is_some_and(|slot| slot.delta.is_some()) {
+                self.with_put(id, Put::on_hedge);
+            }
+            return;
+        }
+        // Peers that did not answer in all this time count as failed.
+        let silent: Vec<NodeId> = slot
+            .awaited
+            .iter()
+            .filter_map(|message| self.awaited.get(message).map(|awaited| awaited.node))
+            .collect();
+        let answered = slot.answered;
+        let stored = slot.delta.is_some();
+        let writes = !matches!(slot.item.ask, Ask::Get { .. });
+        let needed = if writes { slot.item.w } else { slot.item.r };
+        for node in silent {
+            self.detector.on_failure(node, now_ms);
+        }
+        self.with_get(id, Get::on_timeout);
+        if stored {
+            self.with_put(id, Put::on_timeout);
+        }
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if !slot.answered && !answered {
+            let may_be_stored =
+                writes && (slot.working || stored || matches!(slot.stage, Stage::Forwarded));
+            self.counters.quorum_unmet += 1;
+            let refusal = Refusal::QuorumUnmet { needed, got: 0, may_be_stored };
+            self.answer(id, Response::Refused(refusal));
+        }
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.working {
+            // The store or the guest has not come back: what it stored must
+            // still reach its replicas.
+            slot.deadline_ms = now_ms + GRACE_MS;
+            slot.timer_ms = slot.deadline_ms;
+            let next = (slot.timer_ms, id);
+            self.timers.insert(next);
+        } else {
+            self.abandon(id);
+        }
+    }
+
+    // Ends.
+
+    /// Tells the client, once.
+    pub(super) fn answer(&mut self, id: SlotId, response: Response) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if !slot.answered {
+            slot.answered = true;
+            let origin = slot.origin;
+            self.respond(origin, response);
+        }
+    }
+
+    /// Forgets a request from which nothing more will come.
+    pub(super) fn retire(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.get(&id) else { return };
+        let done = slot.answered
+            && !slot.working
+            && slot.get.as_ref().is_none_or(Get::is_finished)
+            && (slot.delta.is_none() || slot.put.as_ref().is_none_or(Put::is_finished));
+        if done {
+            self.abandon(id);
+        }
+    }
+
+    fn abandon(&mut self, id: SlotId) {
+        self.release_item(id);
+        if let Some(slot) = self.slots.remove(&id) {
+            self.timers.remove(&(slot.timer_ms, id));
+            for message in slot.awaited {
+                self.awaited.remove(&message);
+            }
+        }
+    }
+
+    pub(super) fn await_message(&mut self, slot: SlotId, id: MessageId) {
+        match self.slots.get_mut(&slot) {
+            Some(slot) => {
+                slot.awaited.insert(id);
+            }
+            None => {
+                self.awaited.remove(&id);
+            }
+        }
+    }
+
+    fn forget_message(&mut self, slot: SlotId, id: MessageId) {
+        if let Some(slot) = self.slots.get_mut(&slot) {
+            slot.awaited.remove(&id);
+        }
+    }
+
+    pub(super) fn stage(&self, id: SlotId) -> Option<&Stage> {
+        self.slots.get(&id).map(|slot| &slot.stage)
+    }
+}
+
+impl Slot {
+    /// What the client had seen, as far as its request says.
+    pub(super) fn client(&self) -> Context {
+        match &self.item.ask {
+            Ask::Put { client, .. } | Ask::Delete { client: Some(client) } => client.clone(),
+            _ => Context::new(),
+        }
+    }
+
+    /// The write that the request asks for.
+    pub(super) fn draft(&self) -> Option<Draft> {
+        match &self.item.ask {
+            Ask::Put { client, value, content_type, .. } => Some(Draft {
+                client: client.clone(),
+                value: Some(value.clone()),
+                content_type: content_type.clone(),
+            }),
+            Ask::Delete { client: Some(client) } => {
+                Some(Draft { client: client.clone(), value: None, content_type: Arc::from("") })
+            }
+            _ => None,
+        }
+    }
+
+    /// The context that a writer gets: what it had seen and its own write,
+    /// never a sibling that it did not see.
+    fn token(&self, written: &Written) -> Context {
+        let mut context = self.client();
+        context.join(written.delta.context());
+        context
+    }
+}

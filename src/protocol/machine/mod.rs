@@ -1,0 +1,508 @@
+//! A whole node as one pure machine: what it does with every request, message
+//! and tick, and nothing of how.
+//!
+//! [`Machine::step`] takes one [`Input`] and returns [`Effect`]s. Promises: the
+//! same inputs and the same dice give the same effects; every client request is
+//! answered exactly once; what a client was told is stored is stored durably on
+//! as many nodes as it asked for; whatever a write did not reach is named by a
+//! hint. It holds no item's data between requests: rows live in the store.
+//!
+//! The parts: `client.rs` carries a client's request from its first step to its
+//! last, `fold.rs` runs reconcilers for it, `serve.rs` does what peers ask, and
+//! `upkeep.rs` minds gossip, hints, modules and the clock.
+
+mod client;
+mod fold;
+mod serve;
+mod upkeep;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::catalog::{Catalog, Digest, Table};
+use super::detector::Detector;
+use super::effect::{
+    Address, Effect, GuestRequest, HintId, Input, JobId, RequestId, StoreReply, StoreRequest,
+};
+use super::get::Get;
+use super::hint::{Deliveries, Delivered};
+use super::id::{ItemKey, NodeId, Partition, TableId};
+use super::membership::{Identity, Membership, Persisted};
+use super::message::{ItemRequest, Message, MessageId, Refusal, Response};
+use super::put::Put;
+use super::replica::{Minting, Row, Written};
+use super::ring::Ring;
+use super::siblings::SiblingSet;
+use super::time::Now;
+use crate::protocol::dot::{Dot, Epoch};
+use crate::protocol::effect::View;
+
+/// How many requests a node has in hand at most; more are refused at once. At
+/// some kilobytes each, and a value, this bounds memory rather than throughput.
+pub const MAX_REQUESTS: usize = 8_192;
+/// How many requests wait for one item's turn at most (folds and operations on
+/// one item take place one after the other).
+pub const MAX_WAITING_PER_ITEM: usize = 1_024;
+/// How often a fold or an operation is tried again because its item changed
+/// meanwhile. Changes come from other coordinators only, so it is rarely once.
+pub const MAX_ATTEMPTS: u32 = 8;
+/// How long a replica of a read may take before another is asked. Dynamo's
+/// p99.9 was ten times its mean; ours is a few milliseconds.
+pub const READ_HEDGE_MS: u64 = 50;
+/// How long a replica of a write may take before a fallback stands in: longer,
+/// since it waits for a disk.
+pub const WRITE_HEDGE_MS: u64 = 200;
+/// How long work goes on for a write whose client was told that time is over.
+pub const GRACE_MS: u64 = 10_000;
+
+/// Random numbers, by argument.
+pub type Dice = Box<dyn FnMut() -> u64 + Send>;
+
+/// The tables that exist, by name.
+pub type Tables = BTreeMap<Arc<str>, Arc<Table>>;
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct SlotId(u64);
+
+/// Who is to be answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Origin {
+    Client(RequestId),
+    Peer { node: NodeId, id: MessageId },
+}
+
+/// What a request waits for, besides replicas.
+#[derive(Debug)]
+enum Stage {
+    /// Replicas only, or nothing.
+    Open,
+    /// Another node carries it out.
+    Forwarded,
+    /// Other requests on the item come first.
+    Queued,
+    /// The guest folds or renders what was read.
+    FoldingRead { set: SiblingSet },
+    /// The store mints and writes.
+    Storing,
+    /// The guest folds what the write would leave.
+    FoldingWrite { base: Row, planned: Row, written: Written, minting: Minting },
+    /// The store swaps in the folded row.
+    Swapping { written: Written, row: Row },
+    /// The store reads the row that an operation is for.
+    LoadingRow { read: SiblingSet },
+    /// The guest applies the operation.
+    Applying { base: Row, planned: Row, event: (Dot, u64) },
+    /// The store swaps in the row that the operation made.
+    SwappingOperation { row: Row, view: View },
+}
+
+/// One request in hand.
+struct Slot {
+    origin: Origin,
+    item: ItemRequest,
+    table: Arc<Table>,
+    deadline_ms: u64,
+    timer_ms: u64,
+    stage: Stage,
+    answered: bool,
+    /// What a successful write will tell its client.
+    result: Option<Response>,
+    /// The delta or set that replicates the write.
+    delta: Option<SiblingSet>,
+    get: Option<Get>,
+    put: Option<Put>,
+    /// Primaries named by a hint in the coordinator's own transaction.
+    hints_here: Vec<NodeId>,
+    /// Messages whose answers it waits for.
+    awaited: BTreeSet<MessageId>,
+    /// Nodes that a forward was tried with.
+    forwarded_to: Vec<NodeId>,
+    attempts: u32,
+    /// Whether it is this item's turn-holder, see `Machine::busy`.
+    holds_item: bool,
+    /// Folding failed or makes no sense: store the siblings as they are.
+    unfolded: bool,
+    /// Whether a store or guest effect is under way.
+    working: bool,
+}
+
+/// An answer that is awaited.
+#[derive(Clone, Debug)]
+struct Awaited {
+    node: NodeId,
+    of: AwaitedOf,
+}
+
+#[derive(Clone, Debug)]
+enum AwaitedOf {
+    Read(SlotId),
+    Write(SlotId),
+    Forward(SlotId),
+    Hint(Delivered),
+    /// Read repair: nobody waits, but a failure tells of the peer.
+    Nothing,
+}
+
+/// A store or guest effect under way.
+#[derive(Clone, Debug)]
+enum Job {
+    SlotRead(SlotId),
+    SlotStore(SlotId),
+    SlotGuest(SlotId),
+    /// A hint that a slot notes after the fact.
+    SlotHint(NodeId),
+    PeerRead { from: NodeId, id: MessageId, hash_only: bool },
+    PeerWrite { from: NodeId, id: MessageId, hint_for: Option<NodeId> },
+    RepairHere,
+    HintBatch(NodeId),
+    HintDrop,
+    HintCount,
+    Persist,
+}
+
+/// What a machine counts, for `/metrics`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    pub quorum_met: u64,
+    pub quorum_unmet: u64,
+    pub forwarded: u64,
+    pub hedged: u64,
+    pub read_repairs: u64,
+    pub hints_noted: u64,
+    pub hints_delivered: u64,
+    pub hints_held: u64,
+    pub folds_of_reads: u64,
+    pub folds_of_writes: u64,
+    pub failed_folds: u64,
+    pub swap_conflicts: u64,
+    pub store_failures: u64,
+    pub requests_in_hand: u64,
+}
+
+/// A node's protocol, whole.
+pub struct Machine {
+    me: NodeId,
+    dice: Dice,
+    now: Now,
+    /// The store's incarnation, part of every mint.
+    incarnation: u64,
+    membership: Membership,
+    detector: Detector,
+    ring: Option<Arc<Ring>>,
+    tables: Arc<Tables>,
+    tables_by_id: BTreeMap<TableId, Arc<Table>>,
+    slots: BTreeMap<SlotId, Box<Slot>>,
+    timers: BTreeSet<(u64, SlotId)>,
+    awaited: BTreeMap<MessageId, Awaited>,
+    jobs: BTreeMap<JobId, Job>,
+    /// Items that a fold or an operation is being made of, and who waits.
+    busy: BTreeMap<ItemKey, VecDeque<SlotId>>,
+    hints: Deliveries,
+    hints_looked_ms: u64,
+    /// The modules that this node holds, and when each lacking one was asked for.
+    modules_held: BTreeSet<Digest>,
+    modules_asked_ms: BTreeMap<Digest, u64>,
+    /// Messages that had nowhere to go, to be failed when the step is done.
+    unsendable: VecDeque<MessageId>,
+    /// Requests that got their turn at an item.
+    resumable: VecDeque<SlotId>,
+    next_id: u64,
+    counters: Counters,
+    out: Vec<Effect>,
+}
+
+impl Machine {
+    /// A node as it starts: with what it remembers, or newly born.
+    ///
+    /// `incarnation` is the store's. The effects are to be carried out like
+    /// those of a step.
+    pub fn new(
+        identity: Identity,
+        persisted: Option<Persisted>,
+        incarnation: u64,
+        now: Now,
+        mut dice: Dice,
+    ) -> (Self, Vec<Effect>) {
+        let membership = Membership::new(identity, persisted, dice());
+        let me = membership.me();
+        // A late answer to the last life's messages must not pass for one of
+        // this life's, so the numbers begin at a random place.
+        let next_id = dice() >> 1;
+        let mut machine = Machine {
+            me,
+            dice,
+            now,
+            incarnation,
+            membership,
+            detector: Detector::new(),
+            ring: None,
+            tables: Arc::default(),
+            tables_by_id: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            awaited: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            hints: Deliveries::default(),
+            hints_looked_ms: 0,
+            modules_held: BTreeSet::new(),
+            modules_asked_ms: BTreeMap::new(),
+            unsendable: VecDeque::new(),
+            resumable: VecDeque::new(),
+            next_id,
+            counters: Counters::default(),
+            out: Vec::new(),
+        };
+        machine.on_layout_changed();
+        machine.on_catalog_changed();
+        machine.store(Job::HintCount, StoreRequest::CountHints);
+        machine.persist();
+        machine.tick();
+        let effects = std::mem::take(&mut machine.out);
+        (machine, effects)
+    }
+
+    /// One input, at this time.
+    pub fn step(&mut self, now: Now, input: Input) -> Vec<Effect> {
+        debug_assert!(now.monotonic_ms >= self.now.monotonic_ms, "monotonic time went back");
+        self.now = now;
+        match input {
+            Input::Client { request, item } => self.on_client(Origin::Client(request), item),
+            Input::Peer { from, message } => self.on_message(from, message),
+            Input::Undelivered { to, message, overloaded } => {
+                self.on_undelivered(to, message, overloaded);
+            }
+            Input::Disconnected { peer } => self.on_disconnected(peer),
+            Input::Stored { job, reply } => self.on_stored(job, reply),
+            Input::Guest { job, reply } => {
+                if let Some(Job::SlotGuest(slot)) = self.jobs.remove(&job) {
+                    self.on_guest(slot, reply);
+                }
+            }
+            Input::ModulesHeld { digests } => {
+                self.modules_held.extend(digests);
+                self.fetch_modules();
+            }
+            Input::Tick => self.tick(),
+        }
+        self.run_queues();
+        self.counters.requests_in_hand = self.slots.len() as u64;
+        std::mem::take(&mut self.out)
+    }
+
+    /// What became possible, or impossible, during the step.
+    fn run_queues(&mut self) {
+        loop {
+            if let Some(id) = self.unsendable.pop_front() {
+                self.on_lost(id, true);
+            } else if let Some(slot) = self.resumable.pop_front() {
+                self.resume(slot);
+            } else {
+                return;
+            }
+        }
+    }
+
+    // What shells look at.
+
+    /// The tables that exist, resolved.
+    pub fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+
+    /// The catalog.
+    pub fn catalog(&self) -> &Catalog {
+        self.membership.catalog()
+    }
+
+    /// Members, layout, and everything gossip knows.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// The ring of the present layout, once there is one.
+    pub fn ring(&self) -> Option<&Arc<Ring>> {
+        self.ring.as_ref()
+    }
+
+    /// Whether a peer seems to be up from here.
+    pub fn is_up(&self, node: NodeId) -> bool {
+        node == self.me || self.detector.is_up(node, self.now.monotonic_ms)
+    }
+
+    /// How many hints are held for a node, about.
+    pub fn hints_held(&self, node: NodeId) -> u64 {
+        self.hints.held(node)
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        Counters { hints_held: self.hints.total(), ..self.counters }
+    }
+
+    /// Whether clients can be served, or why not.
+    pub fn readiness(&self) -> Result<(), String> {
+        if self.ring.is_none() {
+            self.membership.readiness(self.now.monotonic_ms)?;
+            return Err("no layout is known yet".to_owned());
+        }
+        self.membership.readiness(self.now.monotonic_ms)
+    }
+
+    /// Changes tables or reconcilers, as an operator asks. What changed is
+    /// gossiped at once; the shell persists it before it answers.
+    pub fn change_catalog<T>(&mut self, now: Now, change: impl FnOnce(&mut Catalog) -> T) -> (T, Vec<Effect>) {
+        self.now = now;
+        let (result, gossip) =
+            self.membership.change_catalog(change, now.monotonic_ms, now.wall_us, &mut self.dice);
+        self.on_gossip(gossip);
+        self.run_queues();
+        (result, std::mem::take(&mut self.out))
+    }
+
+    // Small tools of all parts.
+
+    fn next_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn fresh_minting(&mut self) -> Minting {
+        Minting {
+            node: self.me,
+            incarnation: self.incarnation,
+            now_us: self.now.wall_us,
+            fresh_epoch: Epoch((self.dice)()),
+        }
+    }
+
+    /// Sends a message whose answer is awaited.
+    fn ask(&mut self, node: NodeId, of: AwaitedOf, message: impl FnOnce(MessageId) -> Message) -> MessageId {
+        debug_assert_ne!(node, self.me, "a node does not write to itself");
+        let id = MessageId(self.next_id());
+        self.awaited.insert(id, Awaited { node, of });
+        if !self.send(node, message(id)) {
+            self.unsendable.push_back(id);
+        }
+        id
+    }
+
+    /// Sends a message. False when nobody knows where the node listens.
+    fn send(&mut self, to: NodeId, message: Message) -> bool {
+        match self.membership.address(to) {
+            Some(address) => {
+                self.out.push(Effect::Send { to, address, message });
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn store(&mut self, job: Job, request: StoreRequest) {
+        let id = JobId(self.next_id());
+        self.jobs.insert(id, job);
+        self.out.push(Effect::Store { job: id, request });
+    }
+
+    fn run_guest(&mut self, slot: SlotId, request: GuestRequest) {
+        let id = JobId(self.next_id());
+        self.jobs.insert(id, Job::SlotGuest(slot));
+        self.out.push(Effect::Guest { job: id, request });
+    }
+
+    fn on_stored(&mut self, job: JobId, reply: Result<StoreReply, super::effect::StoreError>) {
+        let Some(job) = self.jobs.remove(&job) else {
+            debug_assert!(false, "every job is answered once");
+            return;
+        };
+        if reply.is_err() {
+            self.counters.store_failures += 1;
+        }
+        match job {
+            Job::SlotRead(slot) => self.on_slot_read(slot, reply),
+            Job::SlotStore(slot) => self.on_slot_stored(slot, reply),
+            Job::SlotGuest(_) => debug_assert!(false, "a guest's answer comes from a guest"),
+            Job::SlotHint(target) => {
+                if reply.is_ok() {
+                    self.hints_noted(&[target]);
+                }
+            }
+            Job::PeerRead { from, id, hash_only } => self.on_peer_read(from, id, hash_only, reply),
+            Job::PeerWrite { from, id, hint_for } => self.on_peer_written(from, id, hint_for, reply),
+            Job::RepairHere | Job::HintDrop | Job::Persist => {}
+            Job::HintBatch(target) => self.on_hints_loaded(target, reply),
+            Job::HintCount => {
+                if let Ok(StoreReply::HintCounts(counts)) = reply {
+                    self.hints.on_counts(&counts);
+                }
+            }
+        }
+    }
+
+    fn hints_noted(&mut self, targets: &[NodeId]) {
+        self.counters.hints_noted += targets.len() as u64;
+        self.hints.on_added(targets);
+    }
+
+    /// A message will not be answered.
+    ///
+    /// `undelivered`: it was never handed to the network, so what it asked did
+    /// not happen.
+    fn on_lost(&mut self, id: MessageId, undelivered: bool) {
+        let Some(Awaited { node, of }) = self.awaited.remove(&id) else { return };
+        match of {
+            AwaitedOf::Read(slot) => self.on_read_lost(slot, id, node),
+            AwaitedOf::Write(slot) => self.on_write_lost(slot, id, node),
+            AwaitedOf::Forward(slot) => self.on_forward_lost(slot, id, undelivered),
+            AwaitedOf::Hint(delivered) => self.hints.on_failed(node, Some(delivered.id)),
+            AwaitedOf::Nothing => {}
+        }
+    }
+
+    fn on_undelivered(&mut self, to: NodeId, message: Message, overloaded: bool) {
+        if !overloaded {
+            self.detector.on_failure(to, self.now.monotonic_ms);
+            let gossip = self.membership.on_undelivered(to, &message, self.now.monotonic_ms);
+            self.on_gossip(gossip);
+        }
+        match message {
+            Message::Read { id, .. } | Message::Write { id, .. } | Message::Forward { id, .. } => {
+                self.on_lost(id, true);
+            }
+            // Answers and gossip: whoever waits for them has a timer.
+            _ => {}
+        }
+    }
+
+    fn on_disconnected(&mut self, peer: NodeId) {
+        self.detector.on_failure(peer, self.now.monotonic_ms);
+        let lost: Vec<MessageId> = self
+            .awaited
+            .iter()
+            .filter(|(_, awaited)| awaited.node == peer)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lost {
+            self.on_lost(id, false);
+        }
+    }
+
+    fn refuse(&mut self, origin: Origin, refusal: Refusal) {
+        self.respond(origin, Response::Refused(refusal));
+    }
+
+    fn respond(&mut self, origin: Origin, response: Response) {
+        match origin {
+            Origin::Client(request) => self.out.push(Effect::Respond { request, response }),
+            Origin::Peer { node, id } => {
+                self.send(node, Message::ForwardAnswer { id, response });
+            }
+        }
+    }
+}
+
+/// Where a hint lies, for signatures that carry several.
+pub type HintPlace = (HintId, Partition, ItemKey);
+
+/// Keeps the address type in the docs of this module's users.
+pub type PeerAddress = Address;

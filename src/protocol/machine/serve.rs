@@ -1,0 +1,151 @@
+//! What a node does for its peers: reads and writes of its own replica, and
+//! requests that were forwarded to it.
+
+use super::super::effect::{StoreError, StoreReply, StoreRequest};
+use super::super::id::NodeId;
+use super::super::message::{Message, MessageId, ReadAnswer, Refusal};
+use super::super::replica::Mutation;
+use super::{AwaitedOf, Job, Machine, Origin};
+use crate::protocol::catalog::DEFAULT_MAX_ACTORS;
+use crate::protocol::effect::Effect;
+use crate::protocol::id::ItemKey;
+
+impl Machine {
+    pub(super) fn on_message(&mut self, from: NodeId, message: Message) {
+        if self.detector.on_heard(from, self.now.monotonic_ms) {
+            self.hints.on_up(from);
+        }
+        match message {
+            Message::Read { id, partition, key, hash_only } => {
+                let job = Job::PeerRead { from, id, hash_only };
+                self.store(job, StoreRequest::Read { partition, key });
+            }
+            Message::Write { id, partition, key, set, hint_for } => {
+                if !set.is_well_formed() {
+                    let broken = StoreError::Corrupt("a peer sent a malformed state".to_owned());
+                    self.send(from, Message::WriteAnswer { id, answer: Err(Refusal::Storage(broken)) });
+                    return;
+                }
+                let mutation = Mutation::Sync { set, max_actors: self.max_actors(&key) };
+                // A hint for oneself is no hint: the write has arrived.
+                let hint_for = hint_for.filter(|primary| *primary != self.me);
+                let hints = hint_for.into_iter().collect();
+                let job = Job::PeerWrite { from, id, hint_for };
+                self.store(job, StoreRequest::Update { partition, key, mutation, hints });
+            }
+            Message::ReadAnswer { id, answer } => self.on_read_answer(from, id, answer),
+            Message::WriteAnswer { id, answer } => self.on_write_answer(from, id, answer),
+            Message::Forward { id, item } => self.on_client(Origin::Peer { node: from, id }, item),
+            Message::ForwardAnswer { id, response } => self.on_forward_answer(from, id, response),
+            Message::Probe { id } => {
+                self.send(from, Message::ProbeAnswer { id });
+            }
+            Message::ProbeAnswer { .. } => {}
+            Message::GossipSummary(_) | Message::GossipNews(_) => {
+                let gossip = self.membership.on_message(
+                    from,
+                    message,
+                    self.now.monotonic_ms,
+                    self.now.wall_us,
+                    &mut self.dice,
+                );
+                self.on_gossip(gossip);
+            }
+            Message::FetchModule { digest } => {
+                if let Some(address) = self.membership.address(from) {
+                    self.out.push(Effect::ServeModule { to: from, address, digest });
+                }
+            }
+            Message::Module { digest, bytes } => {
+                let wanted = self.modules_asked_ms.contains_key(&digest);
+                if let (Some(bytes), true) = (bytes, wanted) {
+                    self.out.push(Effect::KeepModule { digest, bytes });
+                }
+            }
+        }
+    }
+
+    /// How many actors the contexts of this item keep. A table that is not known
+    /// here yet is taken to have the default.
+    pub(super) fn max_actors(&self, key: &ItemKey) -> usize {
+        self.tables_by_id
+            .get(&key.table())
+            .map_or(DEFAULT_MAX_ACTORS, |table| table.definition.max_actors) as usize
+    }
+
+    pub(super) fn on_peer_read(
+        &mut self,
+        from: NodeId,
+        id: MessageId,
+        hash_only: bool,
+        reply: Result<StoreReply, StoreError>,
+    ) {
+        let answer = match reply {
+            Ok(StoreReply::Row(row)) => {
+                let set = row.map(|row| row.set).unwrap_or_default();
+                Ok(if hash_only {
+                    ReadAnswer::Hash { hash: set.hash(), is_empty: set.is_empty() }
+                } else {
+                    ReadAnswer::State(set)
+                })
+            }
+            Ok(other) => unreachable!("a read is answered by a row, not {other:?}"),
+            Err(StoreError::Overloaded) => Err(Refusal::Overloaded),
+            Err(error) => Err(Refusal::Storage(error)),
+        };
+        self.send(from, Message::ReadAnswer { id, answer });
+    }
+
+    pub(super) fn on_peer_written(
+        &mut self,
+        from: NodeId,
+        id: MessageId,
+        hint_for: Option<NodeId>,
+        reply: Result<StoreReply, StoreError>,
+    ) {
+        let answer = match reply {
+            Ok(_) => {
+                if let Some(primary) = hint_for {
+                    self.hints_noted(&[primary]);
+                }
+                Ok(())
+            }
+            Err(StoreError::Overloaded) => Err(Refusal::Overloaded),
+            Err(error) => Err(Refusal::Storage(error)),
+        };
+        self.send(from, Message::WriteAnswer { id, answer });
+    }
+
+    fn on_read_answer(&mut self, from: NodeId, id: MessageId, answer: Result<ReadAnswer, Refusal>) {
+        let Some(awaited) = self.awaited.remove(&id) else { return };
+        debug_assert_eq!(awaited.node, from);
+        if let AwaitedOf::Read(slot) = awaited.of {
+            match answer {
+                Ok(ReadAnswer::State(set)) if !set.is_well_formed() => {
+                    self.on_read_lost(slot, id, from);
+                }
+                Ok(answer) => self.on_slot_answer(slot, id, from, answer),
+                Err(_) => self.on_read_lost(slot, id, from),
+            }
+        }
+    }
+
+    fn on_write_answer(&mut self, from: NodeId, id: MessageId, answer: Result<(), Refusal>) {
+        let Some(awaited) = self.awaited.remove(&id) else { return };
+        debug_assert_eq!(awaited.node, from);
+        match (awaited.of, answer) {
+            (AwaitedOf::Write(slot), Ok(())) => self.on_slot_ack(slot, id, from),
+            (AwaitedOf::Write(slot), Err(_)) => self.on_write_lost(slot, id, from),
+            (AwaitedOf::Hint(delivered), Ok(())) => {
+                self.counters.hints_delivered += 1;
+                self.hints.on_delivered(from, delivered);
+                self.finish_hints();
+            }
+            (AwaitedOf::Hint(delivered), Err(_)) => {
+                self.hints.on_failed(from, Some(delivered.id));
+                self.finish_hints();
+            }
+            (AwaitedOf::Read(_) | AwaitedOf::Forward(_) | AwaitedOf::Nothing, _) => {}
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! What a node does without being asked: gossip, probes, hint delivery, fetching
+//! modules, and firing timers.
+
+use std::sync::Arc;
+
+use super::super::effect::{Effect, Hint, StoreError, StoreReply, StoreRequest};
+use super::super::hint::{Delivered, HINT_BATCH, HINT_INTERVAL_MS};
+use super::super::id::NodeId;
+use super::super::membership::Gossip;
+use super::super::message::{Message, MessageId};
+use super::super::ring::Ring;
+use super::{AwaitedOf, Job, Machine};
+
+/// How long a node waits before it asks another one for a module.
+const MODULE_RETRY_MS: u64 = 1_000;
+
+/// The name of the record under which a store keeps what gossip knows.
+pub const MEMBERSHIP_RECORD: &str = "membership";
+
+impl Machine {
+    pub(super) fn tick(&mut self) {
+        let now_ms = self.now.monotonic_ms;
+        let gossip = self.membership.tick(now_ms, self.now.wall_us, &mut self.dice);
+        self.on_gossip(gossip);
+        for node in self.detector.due_probes(now_ms) {
+            let id = MessageId(self.next_id());
+            self.send(node, Message::Probe { id });
+        }
+        if now_ms >= self.hints_looked_ms + HINT_INTERVAL_MS {
+            self.hints_looked_ms = now_ms;
+            self.deliver_hints();
+            self.fetch_modules();
+        }
+        self.finish_hints();
+        while let Some(&(due_ms, slot)) = self.timers.first() {
+            if due_ms > now_ms {
+                break;
+            }
+            self.timers.pop_first();
+            self.on_timer(slot);
+        }
+    }
+
+    pub(super) fn on_gossip(&mut self, gossip: Vec<Gossip>) {
+        for event in gossip {
+            match event {
+                Gossip::Send { to, address, message } => {
+                    self.out.push(Effect::Send { to, address, message });
+                }
+                Gossip::Contact { address, message } => {
+                    self.out.push(Effect::Contact { address, message });
+                }
+                Gossip::Persist => self.persist(),
+                Gossip::LayoutChanged => self.on_layout_changed(),
+                Gossip::CatalogChanged => self.on_catalog_changed(),
+                Gossip::MembersChanged => self.out.push(Effect::MembersChanged),
+                Gossip::Heartbeat { node } => {
+                    if self.detector.on_heartbeat(node, self.now.monotonic_ms) {
+                        self.hints.on_up(node);
+                    }
+                }
+                Gossip::RenewIncarnation => {
+                    // Peers remember deeds of ours that we do not: nothing that
+                    // was minted before may be gone on with.
+                    self.incarnation = (self.dice)();
+                    self.out.push(Effect::RenewIncarnation { incarnation: self.incarnation });
+                }
+                Gossip::Fault(text) => self.out.push(Effect::Fault { text }),
+            }
+        }
+    }
+
+    /// What a restart needs, as the store keeps it.
+    pub(super) fn persist(&mut self) {
+        let bytes = self.membership.persisted().to_bytes();
+        self.store(Job::Persist, StoreRequest::PutMeta { name: MEMBERSHIP_RECORD, bytes: bytes.into() });
+    }
+
+    pub(super) fn on_layout_changed(&mut self) {
+        self.ring = self.membership.layout().map(|layout| Arc::new(Ring::new(Arc::new(layout.clone()))));
+    }
+
+    pub(super) fn on_catalog_changed(&mut self) {
+        let tables = self.membership.catalog().resolve();
+        self.tables_by_id = tables.values().map(|table| (table.id, table.clone())).collect();
+        self.tables = Arc::new(tables);
+        self.out.push(Effect::CatalogChanged);
+        self.fetch_modules();
+    }
+
+    /// Asks a random live peer for each module that is lacking.
+    pub(super) fn fetch_modules(&mut self) {
+        let now_ms = self.now.monotonic_ms;
+        let lacking: Vec<_> = self
+            .membership
+            .catalog()
+            .digests()
+            .into_iter()
+            .filter(|digest| !self.modules_held.contains(digest))
+            .collect();
+        self.modules_asked_ms.retain(|digest, _| lacking.contains(digest));
+        let peers: Vec<NodeId> =
+            self.membership.peers().into_iter().filter(|node| self.is_up(*node)).collect();
+        if peers.is_empty() {
+            return;
+        }
+        for digest in lacking {
+            let asked_ms = self.modules_asked_ms.get(&digest).copied();
+            if asked_ms.is_none_or(|asked_ms| now_ms >= asked_ms + MODULE_RETRY_MS) {
+                self.modules_asked_ms.insert(digest, now_ms);
+                let peer = peers[((self.dice)() % peers.len() as u64) as usize];
+                self.send(peer, Message::FetchModule { digest });
+            }
+        }
+    }
+
+    /// Loads the next batch of hints for every target that is up.
+    fn deliver_hints(&mut self) {
+        let now_ms = self.now.monotonic_ms;
+        let detector = &self.detector;
+        let membership = &self.membership;
+        let due = self.hints.due(now_ms, |node| {
+            detector.is_up(node, now_ms) && membership.address(node).is_some()
+        });
+        for target in due {
+            self.store(
+                Job::HintBatch(target),
+                StoreRequest::Hints { target, limit: HINT_BATCH },
+            );
+        }
+    }
+
+    pub(super) fn on_hints_loaded(
+        &mut self,
+        target: NodeId,
+        reply: Result<StoreReply, StoreError>,
+    ) {
+        let hints = match reply {
+            Ok(StoreReply::Hints(hints)) => hints,
+            Ok(other) => unreachable!("hints were asked for, not {other:?}"),
+            Err(_) => {
+                self.hints.on_failed(target, None);
+                return;
+            }
+        };
+        let gone = self.hints.on_loaded(target, &hints);
+        self.drop_hints(gone);
+        for Hint { id: hint, partition, key, row } in hints {
+            let Some(row) = row else { continue };
+            let delivered = Delivered {
+                id: hint,
+                partition,
+                key: key.clone(),
+                hash: Some(row.set.hash()),
+            };
+            self.ask(target, AwaitedOf::Hint(delivered), |id| Message::Write {
+                id,
+                partition,
+                key,
+                set: row.set,
+                hint_for: None,
+            });
+        }
+        self.finish_hints();
+    }
+
+    /// Forgets what was delivered, and goes on with the next batch.
+    pub(super) fn finish_hints(&mut self) {
+        let done = self.hints.take_done(self.now.monotonic_ms);
+        if done.is_empty() {
+            return;
+        }
+        for (_, delivered) in done {
+            self.drop_hints(delivered);
+        }
+        self.deliver_hints();
+    }
+
+    /// Forgets hints; where this node is no primary of the item, its row goes
+    /// with the last one.
+    fn drop_hints(&mut self, delivered: Vec<Delivered>) {
+        if delivered.is_empty() {
+            return;
+        }
+        let hints = delivered
+            .into_iter()
+            .map(|Delivered { id, partition, key, hash }| {
+                let n = self.tables_by_id.get(&key.table()).map(|table| table.definition.n as usize);
+                let stray = match (n, &self.ring) {
+                    (Some(n), Some(ring)) => !ring.primaries(partition, n).contains(&self.me),
+                    // Of a table or ring that is not known nothing is thrown away.
+                    _ => false,
+                };
+                (id, partition, key, hash.filter(|_| stray))
+            })
+            .collect();
+        self.store(Job::HintDrop, StoreRequest::DropHints { hints });
+    }
+}
