@@ -1,6 +1,6 @@
 //! kinfold.
 pub mod clock;
-pub mod node;
+//pub mod node;
 pub mod protocol;
 pub mod reconcile;
 pub mod store;

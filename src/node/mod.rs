@@ -1,100 +1,42 @@
-//! A node: the machine and the ports that carry out its effects.
+//! A node: the machine, and the ports that carry out its effects.
 //!
-//! (Signatures first; the bodies follow.)
+//! Everything that decides is in [`crate::protocol::machine`]; this file only
+//! hands inputs to it and effects to the store, the guests and the transport.
+//! Promises: the machine is stepped by one thread at a time and never while an
+//! effect is carried out; every effect is carried out exactly once; a client
+//! that goes away takes nothing with it.
+//!
+//! The parts: `admin.rs` changes tables and modules, `views.rs` shows what the
+//! node knows.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod admin;
+mod views;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
-use crate::protocol::catalog::{Catalog, Digest, ModuleInfo, Table, TableDefinition};
+pub use admin::{AdminError, Upload};
+pub use views::{ClusterView, MemberView, PreferenceView, RingView};
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::protocol::catalog::{Catalog, Digest, ModuleInfo, TableDefinition};
+use crate::protocol::effect::{Effect, Input, RequestId, StoreError, StoreReply, StoreRequest};
 use crate::protocol::id::{Partition, Position};
-use crate::protocol::message::{ItemRequest, Refusal, Response};
+use crate::protocol::machine::{Machine, Tables};
+use crate::protocol::message::{ItemRequest, Message, Refusal, Response};
+use crate::reconcile::Guests;
+use crate::store::Store;
+use crate::transport::Transport;
 
-/// The tables that exist, by name, with everything resolved.
-pub type Tables = BTreeMap<Arc<str>, Arc<Table>>;
-
-/// One running node.
-pub struct Node {}
-
-/// What `GET /v1/cluster` shows.
-#[derive(Clone, Debug)]
-pub struct ClusterView {
-    pub node: Arc<str>,
-    pub cluster: Option<String>,
-    pub layout_version: u64,
-    pub members: Vec<MemberView>,
-    /// Partitions with fewer live holders than they should have.
-    pub under_replicated: u64,
-}
-
-/// One member as this node sees it.
-#[derive(Clone, Debug)]
-pub struct MemberView {
-    pub node: Arc<str>,
-    pub address: Arc<str>,
-    /// joining, up, leaving or removed.
-    pub status: &'static str,
-    pub up: bool,
-    pub zone: Arc<str>,
-    pub weight: f64,
-    pub partitions: u64,
-    /// Hints that this node holds for it.
-    pub hints: u64,
-    /// How far its clock is ahead of ours, as gossip shows; none before the first.
-    pub clock_offset_us: Option<i64>,
-}
-
-/// What `GET /v1/cluster/ring/{table}/{partition_key}` shows.
-#[derive(Clone, Debug)]
-pub struct RingView {
-    pub position: Position,
-    pub partition: Partition,
-    /// Names in order; the first `n` are primaries.
-    pub preference: Vec<PreferenceView>,
-}
-
-/// One place of a preference list.
-#[derive(Clone, Debug)]
-pub struct PreferenceView {
-    pub node: Arc<str>,
-    pub address: Arc<str>,
-    pub up: bool,
-    pub primary: bool,
-}
-
-/// What an upload came to.
-#[derive(Clone, Debug)]
-pub struct Upload {
-    pub module: ModuleInfo,
-    /// False when the same bytes were current already.
-    pub created: bool,
-}
-
-/// Why a definition or module was not taken.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum AdminError {
-    /// 422 `invalid_table`.
-    #[error("{0}")]
-    InvalidTable(String),
-    /// 422 `invalid_module`.
-    #[error("{0}")]
-    InvalidModule(String),
-    /// 422 `law_violated`; the JSON describes the counterexample.
-    #[error("{text}")]
-    LawViolated {
-        text: String,
-        counterexample: serde_json::Value,
-    },
-    /// 404.
-    #[error("no table has this name")]
-    NoSuchTable,
-    #[error("no reconciler has this name or digest")]
-    NoSuchReconciler,
-    /// 503 and others.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-}
+/// How often the machine's timers are looked at. The shortest of them is a hedge
+/// of 50 ms; a tick that finds nothing due costs about a microsecond.
+const TICK: Duration = Duration::from_millis(10);
 
 /// How a module has fared on this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,87 +45,281 @@ pub struct ModuleHealth {
     pub failures: u64,
 }
 
+/// Why a module was not taken.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ModuleError {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{text}")]
+    Unlawful { text: String, counterexample: serde_json::Value },
+    #[error("the module could not be stored: {0}")]
+    Storage(String),
+}
+
+/// The port through which a node keeps and judges modules. All calls may block.
+pub trait Modules: Send + Sync + 'static {
+    /// The digests whose modules can fold here.
+    fn held(&self) -> Vec<Digest>;
+    /// The bytes of a module, as they were uploaded.
+    fn bytes(&self, digest: Digest) -> Result<Option<Bytes>, ModuleError>;
+    /// Stores bytes that have this digest, and makes them ready to fold.
+    fn keep(&self, digest: Digest, bytes: &Bytes) -> Result<(), ModuleError>;
+    /// Says what a module is, after it passed the law check or was let off it.
+    fn inspect(&self, bytes: &Bytes, accept_unlawful: bool) -> Result<ModuleInfo, ModuleError>;
+    /// How a module has fared.
+    fn health(&self, digest: Digest) -> ModuleHealth;
+    /// How every module has fared.
+    fn all_health(&self) -> BTreeMap<Digest, ModuleHealth>;
+}
+
+/// The ports of a node.
+pub struct Ports {
+    pub clock: Arc<dyn Clock>,
+    pub store: Arc<dyn Store>,
+    pub guests: Arc<dyn Guests>,
+    pub modules: Arc<dyn Modules>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// One running node.
+pub struct Node {
+    name: Arc<str>,
+    machine: Mutex<Machine>,
+    ports: Ports,
+    /// Set once, right after the node is made: the transport delivers to it.
+    transport: OnceLock<Arc<dyn Transport>>,
+    /// Requests whose clients wait.
+    waiting: Mutex<HashMap<RequestId, oneshot::Sender<Response>>>,
+    next_request: AtomicU64,
+    tables: RwLock<Arc<Tables>>,
+    catalog: RwLock<Arc<Catalog>>,
+    draining: AtomicBool,
+    /// Effects are carried out on threads of the store's and the sandbox's too,
+    /// which are not the runtime's own.
+    runtime: tokio::runtime::Handle,
+    /// One change of tables or modules at a time: each is read, changed, stored.
+    changing: tokio::sync::Mutex<()>,
+}
+
+/// A lock that a panic poisoned still guards whole data: machines are stepped
+/// to the end or the process is a bug away from ending anyway.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Node {
+    /// A node with this machine, on the present runtime. Its first effects wait
+    /// for [`Node::start`].
+    pub fn new(name: Arc<str>, machine: Machine, ports: Ports) -> Arc<Self> {
+        let tables = machine.tables().clone();
+        let catalog = Arc::new(machine.catalog().clone());
+        Arc::new(Node {
+            name,
+            machine: Mutex::new(machine),
+            ports,
+            transport: OnceLock::new(),
+            waiting: Mutex::default(),
+            next_request: AtomicU64::new(1),
+            tables: RwLock::new(tables),
+            catalog: RwLock::new(catalog),
+            draining: AtomicBool::new(false),
+            runtime: tokio::runtime::Handle::current(),
+            changing: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Connects the node to its network, carries out the machine's first
+    /// effects, and ticks until the node is dropped.
+    pub fn start(self: &Arc<Self>, transport: Arc<dyn Transport>, first: Vec<Effect>) {
+        let fresh = self.transport.set(transport).is_ok();
+        assert!(fresh, "a node is started once");
+        self.carry_out(first);
+        let held = self.ports.modules.held();
+        self.step(Input::ModulesHeld { digests: held });
+        let node = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(TICK);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let Some(node) = node.upgrade() else { return };
+                node.step(Input::Tick);
+            }
+        });
+    }
+
+    /// Hands an input to the machine and carries out what it wants.
+    pub fn step(self: &Arc<Self>, input: Input) {
+        let effects = {
+            let mut machine = lock(&self.machine);
+            // Read under the lock: the machine's time must not run backwards.
+            let now = self.ports.clock.now();
+            machine.step(now, input)
+        };
+        self.carry_out(effects);
+    }
+
+    fn carry_out(self: &Arc<Self>, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send { to, address, message } => {
+                    self.transport().send(to, &address, message);
+                }
+                Effect::Contact { address, message } => {
+                    self.transport().contact(&address, message);
+                }
+                Effect::Store { job, request } => {
+                    let node = self.clone();
+                    let done = move |reply: Result<StoreReply, StoreError>| {
+                        if let Err(error) = &reply
+                            && *error != StoreError::Overloaded
+                        {
+                            tracing::error!(%error, "the store could not do what was asked");
+                        }
+                        node.step(Input::Stored { job, reply });
+                    };
+                    self.ports.store.submit(request, Box::new(done));
+                }
+                Effect::Guest { job, request } => {
+                    let node = self.clone();
+                    let done = move |reply| node.step(Input::Guest { job, reply });
+                    self.ports.guests.submit(request, Box::new(done));
+                }
+                Effect::Respond { request, response } => {
+                    if let Some(client) = lock(&self.waiting).remove(&request) {
+                        // A client that has gone needs no answer.
+                        let _gone = client.send(response);
+                    }
+                }
+                Effect::ServeModule { to, address, digest } => {
+                    let node = self.clone();
+                    self.runtime.spawn_blocking(move || {
+                        let bytes = node.ports.modules.bytes(digest).unwrap_or_else(|error| {
+                            tracing::warn!(%digest, %error, "a module cannot be read");
+                            None
+                        });
+                        let message = Message::Module { digest, bytes };
+                        node.transport().send(to, &address, message);
+                    });
+                }
+                Effect::KeepModule { digest, bytes } => {
+                    let node = self.clone();
+                    self.runtime.spawn_blocking(move || {
+                        match node.ports.modules.keep(digest, &bytes) {
+                            Ok(()) => {
+                                tracing::info!(%digest, "a module arrived");
+                                node.step(Input::ModulesHeld { digests: vec![digest] });
+                            }
+                            Err(error) => tracing::warn!(%digest, %error, "a module was not kept"),
+                        }
+                    });
+                }
+                Effect::CatalogChanged => self.refresh_catalog(),
+                Effect::MembersChanged => tracing::info!(node = %self.name, "members changed"),
+                Effect::RenewIncarnation { incarnation } => {
+                    tracing::warn!(
+                        "peers remember deeds of this node that it does not: its data directory \
+                         was restored or replaced; dots are minted under fresh epochs from now on"
+                    );
+                    if let Err(error) = self.ports.store.renew_incarnation(incarnation) {
+                        tracing::error!(%error, "the fresh incarnation could not be stored");
+                    }
+                }
+                Effect::Fault { text } => tracing::error!(node = %self.name, "{text}"),
+            }
+        }
+    }
+
+    fn transport(&self) -> &Arc<dyn Transport> {
+        self.transport.get().expect("a node is started before it is stepped")
+    }
+
+    fn refresh_catalog(&self) {
+        let (tables, catalog) = {
+            let machine = lock(&self.machine);
+            (machine.tables().clone(), Arc::new(machine.catalog().clone()))
+        };
+        *self.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
+        *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = catalog;
+    }
+
     /// The node's configured name.
     pub fn name(&self) -> &str {
-        todo!()
+        &self.name
     }
 
     /// The tables as of now; cheap.
     pub fn tables(&self) -> Arc<Tables> {
-        todo!()
+        self.tables.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The catalog as of now; cheap.
     pub fn catalog(&self) -> Arc<Catalog> {
-        todo!()
+        self.catalog.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Where an item of this table lies.
-    pub fn partition(&self, _table: &str, _partition_key: &[u8]) -> Partition {
-        todo!()
+    /// Where an item of this table lies. Before a layout is known it lies
+    /// nowhere, and whoever asks is told that the node is not ready.
+    pub fn partition(&self, table: &str, partition_key: &[u8]) -> Partition {
+        let machine = lock(&self.machine);
+        machine
+            .ring()
+            .map(|ring| ring.partition(Position::of(table, partition_key)))
+            .unwrap_or_default()
     }
 
     /// Carries out a client's request.
-    pub async fn item(&self, _item: ItemRequest) -> Response {
-        todo!()
+    pub async fn item(self: &Arc<Self>, item: ItemRequest) -> Response {
+        if self.draining.load(Ordering::Relaxed) {
+            return Response::Refused(Refusal::NotReady("it is shutting down".to_owned()));
+        }
+        let request = RequestId(self.next_request.fetch_add(1, Ordering::Relaxed));
+        let (client, response) = oneshot::channel();
+        lock(&self.waiting).insert(request, client);
+        self.step(Input::Client { request, item });
+        match response.await {
+            Ok(response) => response,
+            Err(_) => Response::Refused(Refusal::NotReady("it is shutting down".to_owned())),
+        }
     }
 
     /// Whether the node can serve, or why not yet.
     pub fn readiness(&self) -> Result<(), String> {
-        todo!()
+        if self.draining.load(Ordering::Relaxed) {
+            return Err("it is shutting down".to_owned());
+        }
+        lock(&self.machine).readiness()
     }
 
-    pub fn cluster_view(&self) -> ClusterView {
-        todo!()
+    /// Refuses new requests from now on; those in hand are finished.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 
-    pub fn ring_view(&self, _table: &str, _partition_key: &[u8]) -> RingView {
-        todo!()
+    /// How many requests clients wait for.
+    pub fn waiting(&self) -> usize {
+        lock(&self.waiting).len()
     }
 
-    /// Makes or changes a table. True when it is new.
-    pub async fn set_table(
-        &self,
-        _name: &str,
-        _definition: TableDefinition,
-    ) -> Result<bool, AdminError> {
-        todo!()
+    /// Asks the store for something on behalf of the node itself.
+    async fn ask_store(&self, request: StoreRequest) -> Result<StoreReply, StoreError> {
+        let (done, reply) = oneshot::channel();
+        self.ports.store.submit(
+            request,
+            Box::new(move |result| {
+                // Nobody waits any more: the store has done its work all the same.
+                let _gone = done.send(result);
+            }),
+        );
+        reply.await.unwrap_or_else(|_| Err(StoreError::Io("the store was closed".to_owned())))
     }
 
-    pub async fn delete_table(&self, _name: &str) -> Result<(), AdminError> {
-        todo!()
-    }
-
-    /// Checks a module and makes it the current one of this name.
-    pub async fn add_reconciler(
-        &self,
-        _name: &str,
-        _bytes: Bytes,
-        _accept_unlawful: bool,
-    ) -> Result<Upload, AdminError> {
-        todo!()
-    }
-
-    pub async fn roll_back_reconciler(
-        &self,
-        _name: &str,
-        _digest: Digest,
+    /// What the config file said about tables, applied where it changed; see
+    /// `admin.rs`.
+    pub async fn apply_config_tables(
+        self: &Arc<Self>,
+        tables: BTreeMap<String, TableDefinition>,
     ) -> Result<(), AdminError> {
-        todo!()
-    }
-
-    /// The bytes of a module that this node holds.
-    pub fn module_bytes(&self, _digest: Digest) -> Option<Bytes> {
-        todo!()
-    }
-
-    pub fn module_health(&self, _digest: Digest) -> ModuleHealth {
-        todo!()
-    }
-
-    /// Everything that `/metrics` shows, as Prometheus text.
-    pub fn metrics_text(&self) -> String {
-        todo!()
+        admin::apply_config_tables(self, tables).await
     }
 }

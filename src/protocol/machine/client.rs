@@ -301,7 +301,7 @@ impl Machine {
     // Writes.
 
     /// The preference list, shortened to what this request may use, and n.
-    fn plan_put(&mut self, id: SlotId) -> bool {
+    pub(super) fn plan_put(&mut self, id: SlotId) -> bool {
         let (Some(ring), Some(slot)) = (self.ring.clone(), self.slots.get(&id)) else {
             return false;
         };
@@ -492,7 +492,7 @@ impl Machine {
         let writes = !matches!(slot.item.ask, Ask::Get { .. });
         let needed = if writes { slot.item.w } else { slot.item.r };
         for node in silent {
-            self.detector.on_failure(node, now_ms);
+            self.membership.on_disconnected(node, now_ms);
         }
         self.with_get(id, Get::on_timeout);
         if stored {

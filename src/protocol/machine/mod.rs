@@ -20,14 +20,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::catalog::{Catalog, Digest, Table};
-use super::detector::Detector;
 use super::effect::{
     Address, Effect, GuestRequest, HintId, Input, JobId, RequestId, StoreReply, StoreRequest,
 };
 use super::get::Get;
 use super::hint::{Deliveries, Delivered};
 use super::id::{ItemKey, NodeId, Partition, TableId};
-use super::membership::{Identity, Membership, Persisted};
+use super::membership::{Identity, Membership, Pace, Persisted};
 use super::message::{ItemRequest, Message, MessageId, Refusal, Response};
 use super::put::Put;
 use super::replica::{Minting, Row, Written};
@@ -157,7 +156,7 @@ enum Job {
     HintBatch(NodeId),
     HintDrop,
     HintCount,
-    Persist,
+    Persist { revision: u64 },
 }
 
 /// What a machine counts, for `/metrics`.
@@ -187,7 +186,6 @@ pub struct Machine {
     /// The store's incarnation, part of every mint.
     incarnation: u64,
     membership: Membership,
-    detector: Detector,
     ring: Option<Arc<Ring>>,
     tables: Arc<Tables>,
     tables_by_id: BTreeMap<TableId, Arc<Table>>,
@@ -218,13 +216,14 @@ impl Machine {
     /// those of a step.
     pub fn new(
         identity: Identity,
+        pace: Pace,
         persisted: Option<Persisted>,
         incarnation: u64,
         now: Now,
         mut dice: Dice,
     ) -> (Self, Vec<Effect>) {
-        let membership = Membership::new(identity, persisted, dice());
-        let me = membership.me();
+        let membership = Membership::new(identity, pace, persisted, dice());
+        let me = membership.me().node;
         // A late answer to the last life's messages must not pass for one of
         // this life's, so the numbers begin at a random place.
         let next_id = dice() >> 1;
@@ -234,7 +233,6 @@ impl Machine {
             now,
             incarnation,
             membership,
-            detector: Detector::new(),
             ring: None,
             tables: Arc::default(),
             tables_by_id: BTreeMap::new(),
@@ -256,7 +254,7 @@ impl Machine {
         machine.on_layout_changed();
         machine.on_catalog_changed();
         machine.store(Job::HintCount, StoreRequest::CountHints);
-        machine.persist();
+        machine.persist(machine.membership.revision());
         machine.tick();
         let effects = std::mem::take(&mut machine.out);
         (machine, effects)
@@ -327,7 +325,7 @@ impl Machine {
 
     /// Whether a peer seems to be up from here.
     pub fn is_up(&self, node: NodeId) -> bool {
-        node == self.me || self.detector.is_up(node, self.now.monotonic_ms)
+        self.membership.is_up(node)
     }
 
     /// How many hints are held for a node, about.
@@ -342,19 +340,18 @@ impl Machine {
 
     /// Whether clients can be served, or why not.
     pub fn readiness(&self) -> Result<(), String> {
+        self.membership.is_ready(self.now.monotonic_ms).map_err(|why| why.to_string())?;
         if self.ring.is_none() {
-            self.membership.readiness(self.now.monotonic_ms)?;
             return Err("no layout is known yet".to_owned());
         }
-        self.membership.readiness(self.now.monotonic_ms)
+        Ok(())
     }
 
     /// Changes tables or reconcilers, as an operator asks. What changed is
     /// gossiped at once; the shell persists it before it answers.
     pub fn change_catalog<T>(&mut self, now: Now, change: impl FnOnce(&mut Catalog) -> T) -> (T, Vec<Effect>) {
         self.now = now;
-        let (result, gossip) =
-            self.membership.change_catalog(change, now.monotonic_ms, now.wall_us, &mut self.dice);
+        let (result, gossip) = self.membership.change_catalog(change);
         self.on_gossip(gossip);
         self.run_queues();
         (result, std::mem::take(&mut self.out))
@@ -389,7 +386,7 @@ impl Machine {
 
     /// Sends a message. False when nobody knows where the node listens.
     fn send(&mut self, to: NodeId, message: Message) -> bool {
-        match self.membership.address(to) {
+        match self.membership.address(to).cloned() {
             Some(address) => {
                 self.out.push(Effect::Send { to, address, message });
                 true
@@ -429,7 +426,13 @@ impl Machine {
             }
             Job::PeerRead { from, id, hash_only } => self.on_peer_read(from, id, hash_only, reply),
             Job::PeerWrite { from, id, hint_for } => self.on_peer_written(from, id, hint_for, reply),
-            Job::RepairHere | Job::HintDrop | Job::Persist => {}
+            Job::RepairHere | Job::HintDrop => {}
+            Job::Persist { revision } => {
+                if reply.is_ok() {
+                    let gossip = self.membership.on_persisted(revision, self.now.monotonic_ms);
+                    self.on_gossip(gossip);
+                }
+            }
             Job::HintBatch(target) => self.on_hints_loaded(target, reply),
             Job::HintCount => {
                 if let Ok(StoreReply::HintCounts(counts)) = reply {
@@ -461,9 +464,8 @@ impl Machine {
 
     fn on_undelivered(&mut self, to: NodeId, message: Message, overloaded: bool) {
         if !overloaded {
-            self.detector.on_failure(to, self.now.monotonic_ms);
-            let gossip = self.membership.on_undelivered(to, &message, self.now.monotonic_ms);
-            self.on_gossip(gossip);
+            self.membership.on_undelivered(to, &message, self.now.monotonic_ms);
+            self.notice_liveness();
         }
         match message {
             Message::Read { id, .. } | Message::Write { id, .. } | Message::Forward { id, .. } => {
@@ -475,7 +477,8 @@ impl Machine {
     }
 
     fn on_disconnected(&mut self, peer: NodeId) {
-        self.detector.on_failure(peer, self.now.monotonic_ms);
+        self.membership.on_disconnected(peer, self.now.monotonic_ms);
+        self.notice_liveness();
         let lost: Vec<MessageId> = self
             .awaited
             .iter()

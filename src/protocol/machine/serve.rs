@@ -12,9 +12,8 @@ use crate::protocol::id::ItemKey;
 
 impl Machine {
     pub(super) fn on_message(&mut self, from: NodeId, message: Message) {
-        if self.detector.on_heard(from, self.now.monotonic_ms) {
-            self.hints.on_up(from);
-        }
+        self.membership.on_heard(from, self.now.monotonic_ms);
+        self.notice_liveness();
         match message {
             Message::Read { id, partition, key, hash_only } => {
                 let job = Job::PeerRead { from, id, hash_only };
@@ -47,12 +46,11 @@ impl Machine {
                     message,
                     self.now.monotonic_ms,
                     self.now.wall_us,
-                    &mut self.dice,
                 );
                 self.on_gossip(gossip);
             }
             Message::FetchModule { digest } => {
-                if let Some(address) = self.membership.address(from) {
+                if let Some(address) = self.membership.address(from).cloned() {
                     self.out.push(Effect::ServeModule { to: from, address, digest });
                 }
             }

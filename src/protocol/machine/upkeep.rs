@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::super::effect::{Effect, Hint, StoreError, StoreReply, StoreRequest};
 use super::super::hint::{Delivered, HINT_BATCH, HINT_INTERVAL_MS};
 use super::super::id::NodeId;
-use super::super::membership::Gossip;
+use super::super::detector::Liveness;
+use super::super::membership::{Gossip, Persisted};
 use super::super::message::{Message, MessageId};
 use super::super::ring::Ring;
 use super::{AwaitedOf, Job, Machine};
@@ -16,13 +17,16 @@ const MODULE_RETRY_MS: u64 = 1_000;
 
 /// The name of the record under which a store keeps what gossip knows.
 pub const MEMBERSHIP_RECORD: &str = "membership";
+/// The version of that record's bytes; every version ever written stays readable.
+const RECORD_VERSION: u8 = 1;
 
 impl Machine {
     pub(super) fn tick(&mut self) {
         let now_ms = self.now.monotonic_ms;
         let gossip = self.membership.tick(now_ms, self.now.wall_us, &mut self.dice);
         self.on_gossip(gossip);
-        for node in self.detector.due_probes(now_ms) {
+        self.notice_liveness();
+        for node in self.membership.detector_mut().due_probes(now_ms) {
             let id = MessageId(self.next_id());
             self.send(node, Message::Probe { id });
         }
@@ -50,30 +54,50 @@ impl Machine {
                 Gossip::Contact { address, message } => {
                     self.out.push(Effect::Contact { address, message });
                 }
-                Gossip::Persist => self.persist(),
+                Gossip::Persist { revision } => self.persist(revision),
                 Gossip::LayoutChanged => self.on_layout_changed(),
                 Gossip::CatalogChanged => self.on_catalog_changed(),
                 Gossip::MembersChanged => self.out.push(Effect::MembersChanged),
-                Gossip::Heartbeat { node } => {
-                    if self.detector.on_heartbeat(node, self.now.monotonic_ms) {
-                        self.hints.on_up(node);
-                    }
-                }
                 Gossip::RenewIncarnation => {
                     // Peers remember deeds of ours that we do not: nothing that
                     // was minted before may be gone on with.
                     self.incarnation = (self.dice)();
                     self.out.push(Effect::RenewIncarnation { incarnation: self.incarnation });
                 }
-                Gossip::Fault(text) => self.out.push(Effect::Fault { text }),
+                Gossip::Fault(fault) => self.out.push(Effect::Fault { text: fault.to_string() }),
             }
         }
     }
 
     /// What a restart needs, as the store keeps it.
-    pub(super) fn persist(&mut self) {
-        let bytes = self.membership.persisted().to_bytes();
-        self.store(Job::Persist, StoreRequest::PutMeta { name: MEMBERSHIP_RECORD, bytes: bytes.into() });
+    pub(super) fn persist(&mut self, revision: u64) {
+        let bytes = self.record();
+        let request = StoreRequest::PutMeta { name: MEMBERSHIP_RECORD, bytes: bytes.into() };
+        self.store(Job::Persist { revision }, request);
+    }
+
+    /// The bytes of the membership record: its version, then what is persisted.
+    pub fn record(&self) -> Vec<u8> {
+        let mut bytes = vec![RECORD_VERSION];
+        bytes.extend(
+            postcard::to_stdvec(&self.membership.persisted()).expect("it encodes into memory"),
+        );
+        bytes
+    }
+
+    /// Reads a membership record; none when the bytes are not one.
+    pub fn read_record(bytes: &[u8]) -> Option<Persisted> {
+        let (&RECORD_VERSION, rest) = bytes.split_first()? else { return None };
+        postcard::from_bytes(rest).ok()
+    }
+
+    /// Acts on peers that came up.
+    pub(super) fn notice_liveness(&mut self) {
+        for event in self.membership.detector_mut().events() {
+            if let Liveness::CameUp(node) = event {
+                self.hints.on_up(node);
+            }
+        }
     }
 
     pub(super) fn on_layout_changed(&mut self) {
@@ -99,8 +123,12 @@ impl Machine {
             .filter(|digest| !self.modules_held.contains(digest))
             .collect();
         self.modules_asked_ms.retain(|digest, _| lacking.contains(digest));
-        let peers: Vec<NodeId> =
-            self.membership.peers().into_iter().filter(|node| self.is_up(*node)).collect();
+        let peers: Vec<NodeId> = self
+            .membership
+            .members()
+            .map(|member| member.node)
+            .filter(|node| *node != self.me && self.is_up(*node))
+            .collect();
         if peers.is_empty() {
             return;
         }
@@ -117,11 +145,10 @@ impl Machine {
     /// Loads the next batch of hints for every target that is up.
     fn deliver_hints(&mut self) {
         let now_ms = self.now.monotonic_ms;
-        let detector = &self.detector;
         let membership = &self.membership;
-        let due = self.hints.due(now_ms, |node| {
-            detector.is_up(node, now_ms) && membership.address(node).is_some()
-        });
+        let due = self
+            .hints
+            .due(now_ms, |node| membership.is_up(node) && membership.address(node).is_some());
         for target in due {
             self.store(
                 Job::HintBatch(target),

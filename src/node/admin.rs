@@ -1,0 +1,260 @@
+//! Changing tables and modules.
+//!
+//! Promises: what was answered is durable on this node and on its way to the
+//! others; a definition or module that is refused changed nothing; what a config
+//! file says is applied when it differs from what it said last time, so that a
+//! change made over HTTP survives a restart.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{ModuleError, Node, lock};
+use crate::protocol::catalog::{
+    Catalog, Digest, MAX_RECONCILERS, MAX_TABLES, ModuleInfo, TableDefinition,
+};
+use crate::protocol::effect::{Input, StoreError, StoreRequest};
+use crate::protocol::machine::MEMBERSHIP_RECORD;
+use crate::protocol::message::Refusal;
+
+/// The record of what the config file said last time.
+const CONFIG_RECORD: &str = "config-tables";
+
+/// What an upload came to.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    pub module: ModuleInfo,
+    /// False when the same bytes were current already.
+    pub created: bool,
+}
+
+/// Why a definition or module was not taken.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("{0}")]
+    InvalidTable(String),
+    #[error("{0}")]
+    InvalidModule(String),
+    #[error("{text}")]
+    LawViolated { text: String, counterexample: serde_json::Value },
+    #[error("no table has this name")]
+    NoSuchTable,
+    #[error("no reconciler has this name or digest")]
+    NoSuchReconciler,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+impl From<StoreError> for AdminError {
+    fn from(error: StoreError) -> Self {
+        AdminError::Refused(match error {
+            StoreError::Overloaded => Refusal::Overloaded,
+            error => Refusal::Storage(error),
+        })
+    }
+}
+
+impl From<ModuleError> for AdminError {
+    fn from(error: ModuleError) -> Self {
+        match error {
+            ModuleError::Invalid(text) => AdminError::InvalidModule(text),
+            ModuleError::Unlawful { text, counterexample } => {
+                AdminError::LawViolated { text, counterexample }
+            }
+            ModuleError::Storage(text) => {
+                AdminError::Refused(Refusal::Storage(StoreError::Io(text)))
+            }
+        }
+    }
+}
+
+/// A panic on a blocking thread, as an error.
+fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, AdminError> {
+    result.map_err(|error| AdminError::Refused(Refusal::Storage(StoreError::Io(error.to_string()))))
+}
+
+impl Node {
+    /// Changes the catalog, carries out what follows, and waits until the
+    /// change is durable here.
+    async fn change<T>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Catalog) -> T,
+    ) -> Result<T, AdminError> {
+        let (result, effects, record) = {
+            let mut machine = lock(&self.machine);
+            let now = self.ports.clock.now();
+            let (result, effects) = machine.change_catalog(now, change);
+            (result, effects, machine.record())
+        };
+        self.carry_out(effects);
+        let request = StoreRequest::PutMeta { name: MEMBERSHIP_RECORD, bytes: record.into() };
+        self.ask_store(request).await?;
+        Ok(result)
+    }
+
+    /// Whether the catalog has what a definition names.
+    fn validate(&self, name: &str, definition: &TableDefinition) -> Result<(), AdminError> {
+        let catalog = self.catalog();
+        if catalog.table(name).is_none() && catalog.tables().count() >= MAX_TABLES {
+            let text = format!("there are {MAX_TABLES} tables already; delete one first");
+            return Err(AdminError::InvalidTable(text));
+        }
+        let Some(reconciler) = &definition.reconciler else { return Ok(()) };
+        let Some(known) = catalog.reconciler(reconciler) else {
+            let text = format!(
+                "no reconciler is named {reconciler:?}; PUT /v1/reconcilers/{reconciler} uploads \
+                 one, GET /v1/reconcilers lists those there are"
+            );
+            return Err(AdminError::InvalidTable(text));
+        };
+        match definition.reconciler_digest {
+            Some(digest) if known.module(digest).is_none() => Err(AdminError::InvalidTable(
+                format!("the reconciler {reconciler:?} never had the digest {digest}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes or changes a table. True when it is new.
+    pub async fn set_table(
+        self: &Arc<Self>,
+        name: &str,
+        definition: TableDefinition,
+    ) -> Result<bool, AdminError> {
+        let _turn = self.changing.lock().await;
+        self.ready_to_change()?;
+        self.validate(name, &definition)?;
+        self.change(|catalog| {
+            let created = catalog.table(name).is_none();
+            if catalog.table(name) != Some(&definition) {
+                catalog.set_table(name, definition);
+            }
+            created
+        })
+        .await
+    }
+
+    /// Ends a table. Its items are out of reach at once; a table made again
+    /// under the name shares nothing with it.
+    pub async fn delete_table(self: &Arc<Self>, name: &str) -> Result<(), AdminError> {
+        let _turn = self.changing.lock().await;
+        self.ready_to_change()?;
+        let existed = self.change(|catalog| catalog.delete_table(name)).await?;
+        if existed { Ok(()) } else { Err(AdminError::NoSuchTable) }
+    }
+
+    /// A node outside a cluster has no catalog worth changing.
+    fn ready_to_change(&self) -> Result<(), AdminError> {
+        self.readiness().map_err(|why| AdminError::Refused(Refusal::NotReady(why)))
+    }
+
+    /// Checks a module and makes it the current one of this name.
+    pub async fn add_reconciler(
+        self: &Arc<Self>,
+        name: &str,
+        bytes: Bytes,
+        accept_unlawful: bool,
+    ) -> Result<Upload, AdminError> {
+        self.ready_to_change()?;
+        let digest = Digest::of(&bytes);
+        if let Some(known) = self.catalog().reconciler(name)
+            && known.current == digest
+            && let Some(module) = known.module(digest)
+        {
+            return Ok(Upload { module: module.clone(), created: false });
+        }
+        if self.catalog().reconciler(name).is_none()
+            && self.catalog().reconcilers().count() >= MAX_RECONCILERS
+        {
+            let text = format!("there are {MAX_RECONCILERS} reconcilers already");
+            return Err(AdminError::InvalidModule(text));
+        }
+        let modules = self.ports.modules.clone();
+        let inspected = tokio::task::spawn_blocking(move || {
+            let module = modules.inspect(&bytes, accept_unlawful)?;
+            modules.keep(digest, &bytes)?;
+            Ok::<_, ModuleError>(module)
+        });
+        let module = joined(inspected.await)??;
+        self.step(Input::ModulesHeld { digests: vec![digest] });
+        let _turn = self.changing.lock().await;
+        let added = module.clone();
+        self.change(|catalog| catalog.set_reconciler(name, added)).await?;
+        Ok(Upload { module, created: true })
+    }
+
+    /// Makes an older digest of a reconciler its current one again.
+    pub async fn roll_back_reconciler(
+        self: &Arc<Self>,
+        name: &str,
+        digest: Digest,
+    ) -> Result<(), AdminError> {
+        let _turn = self.changing.lock().await;
+        self.ready_to_change()?;
+        let done = self.change(|catalog| catalog.roll_back_reconciler(name, digest)).await?;
+        if done { Ok(()) } else { Err(AdminError::NoSuchReconciler) }
+    }
+
+    /// Makes the modules that are compiled into the server known, where nobody
+    /// knows their names yet.
+    pub async fn propose_built_ins(
+        self: &Arc<Self>,
+        modules: Vec<(&'static str, ModuleInfo)>,
+    ) -> Result<(), AdminError> {
+        let _turn = self.changing.lock().await;
+        self.change(|catalog| {
+            for (name, module) in modules {
+                catalog.propose_reconciler(name, module);
+            }
+        })
+        .await
+    }
+}
+
+/// Applies what the config file says about tables, where it differs from what
+/// the same file said last time.
+///
+/// A node that never read its file only proposes: what the cluster knows of a
+/// table goes before what a new node's file says of it.
+pub(super) async fn apply_config_tables(
+    node: &Arc<Node>,
+    tables: BTreeMap<String, TableDefinition>,
+) -> Result<(), AdminError> {
+    let _turn = node.changing.lock().await;
+    let last = node.ports.store.meta(CONFIG_RECORD)?;
+    let last: Option<BTreeMap<String, TableDefinition>> = match last {
+        None => None,
+        Some(bytes) => Some(postcard::from_bytes(&bytes).map_err(|error| {
+            StoreError::Corrupt(format!("the record of the config file's tables: {error}"))
+        })?),
+    };
+    if last.as_ref() == Some(&tables) {
+        return Ok(());
+    }
+    for (name, definition) in &tables {
+        node.validate(name, definition).map_err(|error| match error {
+            AdminError::InvalidTable(text) => {
+                AdminError::InvalidTable(format!("[tables.{name}]: {text}"))
+            }
+            other => other,
+        })?;
+    }
+    let file = tables.clone();
+    node.change(move |catalog| {
+        for (name, definition) in file {
+            match &last {
+                None => catalog.propose_table(&name, definition),
+                Some(last) if last.get(&name) == Some(&definition) => {}
+                Some(_) if catalog.table(&name) == Some(&definition) => {}
+                Some(_) => catalog.set_table(&name, definition),
+            }
+        }
+    })
+    .await?;
+    let bytes = postcard::to_stdvec(&tables)
+        .map_err(|error| StoreError::Io(format!("tables do not encode: {error}")))?;
+    let request = StoreRequest::PutMeta { name: CONFIG_RECORD, bytes: bytes.into() };
+    node.ask_store(request).await?;
+    Ok(())
+}

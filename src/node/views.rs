@@ -1,0 +1,161 @@
+//! What a node shows of itself and of the cluster: as seen from here, and
+//! possibly a gossip round old.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{ModuleHealth, Node, lock};
+use crate::metrics::Snapshot;
+use crate::protocol::catalog::Digest;
+use crate::protocol::id::{Partition, Position};
+use crate::protocol::membership::Status;
+
+/// What `GET /v1/cluster` shows.
+#[derive(Clone, Debug)]
+pub struct ClusterView {
+    pub node: Arc<str>,
+    pub cluster: Option<String>,
+    pub layout_version: u64,
+    pub members: Vec<MemberView>,
+    /// Partitions with fewer live holders than they should have.
+    pub under_replicated: u64,
+}
+
+/// One member as this node sees it.
+#[derive(Clone, Debug)]
+pub struct MemberView {
+    pub node: Arc<str>,
+    pub address: Arc<str>,
+    /// joining, up, leaving or removed.
+    pub status: &'static str,
+    pub up: bool,
+    pub zone: Arc<str>,
+    pub weight: f64,
+    pub partitions: u64,
+    /// Hints that this node holds for it.
+    pub hints: u64,
+    /// How far its clock is ahead of ours, as gossip shows; none before the first.
+    pub clock_offset_us: Option<i64>,
+}
+
+/// What `GET /v1/cluster/ring/{table}/{partition_key}` shows.
+#[derive(Clone, Debug)]
+pub struct RingView {
+    pub position: Position,
+    pub partition: Partition,
+    /// Names in order; the first `n` are primaries.
+    pub preference: Vec<PreferenceView>,
+}
+
+/// One place of a preference list.
+#[derive(Clone, Debug)]
+pub struct PreferenceView {
+    pub node: Arc<str>,
+    pub address: Arc<str>,
+    pub up: bool,
+    pub primary: bool,
+}
+
+impl Node {
+    /// The cluster as seen from here.
+    pub fn cluster_view(&self) -> ClusterView {
+        let machine = lock(&self.machine);
+        let membership = machine.membership();
+        let me = membership.me().node;
+        let layout = membership.layout();
+        let members = membership
+            .members()
+            .filter(|member| member.status != Status::Removed)
+            .map(|member| MemberView {
+                node: member.name.clone(),
+                address: member.address.clone(),
+                status: member.status.as_str(),
+                up: machine.is_up(member.node),
+                zone: member.zone.clone(),
+                weight: f64::from(member.weight_milli) / 1000.0,
+                partitions: layout.map_or(0, |layout| layout.partitions_of(member.node).count() as u64),
+                hints: machine.hints_held(member.node),
+                clock_offset_us: if member.node == me {
+                    Some(0)
+                } else {
+                    membership.clock_offset_us(member.node)
+                },
+            })
+            .collect();
+        let under_replicated = layout.map_or(0, |layout| {
+            (0..layout.partitions())
+                .filter(|&partition| {
+                    let live =
+                        layout.holders(Partition(partition)).filter(|&node| machine.is_up(node));
+                    live.count() < layout.replicas() as usize
+                })
+                .count() as u64
+        });
+        ClusterView {
+            node: self.name.clone(),
+            cluster: membership.cluster().map(|cluster| cluster.to_string()),
+            layout_version: layout.map_or(0, |layout| layout.version()),
+            members,
+            under_replicated,
+        }
+    }
+
+    /// Where an item lies; none before a layout is known or if no such table is.
+    pub fn ring_view(&self, table: &str, partition_key: &[u8]) -> Option<RingView> {
+        let machine = lock(&self.machine);
+        let definition = machine.tables().get(table)?.definition.clone();
+        let ring = machine.ring()?;
+        let position = Position::of(table, partition_key);
+        let partition = ring.partition(position);
+        let membership = machine.membership();
+        let preference = ring
+            .preference(partition)
+            .iter()
+            .enumerate()
+            .map(|(place, &node)| {
+                let member = membership.member(node);
+                PreferenceView {
+                    node: member.map_or_else(|| node.to_string().into(), |m| m.name.clone()),
+                    address: member.map_or_else(|| "".into(), |m| m.address.clone()),
+                    up: machine.is_up(node),
+                    primary: place < definition.n as usize,
+                }
+            })
+            .collect();
+        Some(RingView { position, partition, preference })
+    }
+
+    /// The bytes of a module that this node holds.
+    pub fn module_bytes(&self, digest: Digest) -> Option<Bytes> {
+        self.ports.modules.bytes(digest).unwrap_or_else(|error| {
+            tracing::warn!(%digest, %error, "a module cannot be read");
+            None
+        })
+    }
+
+    /// How a module has fared on this node.
+    pub fn module_health(&self, digest: Digest) -> ModuleHealth {
+        self.ports.modules.health(digest)
+    }
+
+    /// Everything that `/metrics` shows, as Prometheus text.
+    pub fn metrics_text(&self) -> String {
+        let (counters, members) = {
+            let machine = lock(&self.machine);
+            let up = machine
+                .membership()
+                .members()
+                .filter(|member| machine.is_up(member.node))
+                .count() as u64;
+            (machine.counters(), up)
+        };
+        let snapshot = Snapshot {
+            counters,
+            members_up: members,
+            store: self.ports.store.figures(),
+            modules: self.ports.modules.all_health(),
+        };
+        self.ports.metrics.text(&snapshot)
+    }
+}
