@@ -30,6 +30,9 @@ use serde::{Deserialize, Serialize};
 use super::id::{NodeId, Partition};
 
 mod leads;
+#[cfg(test)]
+mod oracle;
+mod polish;
 mod repair;
 mod shares;
 #[cfg(test)]
@@ -87,23 +90,25 @@ impl Layout {
             nodes: vec![founder.node],
             holders: vec![0; partitions as usize],
         };
-        layout.validate().expect("partitions and replicas were checked with the configuration");
+        layout
+            .validate()
+            .expect("partitions and replicas were checked with the configuration");
         layout
     }
 
     /// The layout that should follow this one when these are the members that
     /// may hold data. Does not depend on the order of `members`.
     ///
-    /// Every node gets its fair share, rounded, at the price of few moves. The
-    /// *ideal* that this is held to is the least number of replicas that any
-    /// layout with the promises of this module has to hand to a new holder, the
-    /// greatest of:
-    /// - what nodes lack: over all nodes (and all zones), how far the replicas
-    ///   held now fall short of the new share rounded down;
-    /// - what must find another home: replicas on nodes that are gone, those
-    ///   beyond a new share rounded up, and those that the limits on zones
-    ///   forbid to stay (two of a partition in one zone when a third zone has
-    ///   just come, say).
+    /// Every node gets its fair share, rounded, at the price of few moves. What
+    /// this is held to, the *ideal*, is the least number of replicas that any
+    /// layout with the promises of this module has to hand to a new holder. With
+    /// zones to spare or none it is what nodes lack: the sum, over all nodes, of
+    /// how far the replicas held now fall short of the new share rounded down
+    /// (or what must leave, where that is more). Zones can force more: two
+    /// replicas in one zone must part when a third zone comes, and where zones
+    /// are full, one node's need is met by what another zone must first give up.
+    /// `oracle` computes it exactly; measured, this is within 1.10 of it, and
+    /// mostly equal.
     ///
     /// If no member may hold data, the present holders keep theirs: data
     /// without an owner would be worse than data on a node that wants to go.
@@ -114,26 +119,40 @@ impl Layout {
             return next;
         };
         // The present holders, in the plan's numbering; those who left drop out.
-        let renumbered: Vec<Option<u16>> = self
-            .nodes
+        let number = |node| {
+            plan.nodes
+                .binary_search(node)
+                .map_or(repair::NOBODY, |at| at as u16)
+        };
+        let numbers: Vec<u16> = self.nodes.iter().map(number).collect();
+        let present: Vec<u16> = self
+            .holders
             .iter()
-            .map(|node| plan.nodes.binary_search(node).ok().map(|index| index as u16))
+            .map(|&holder| numbers[holder as usize])
             .collect();
-        let present: Vec<Option<u16>> =
-            self.holders.iter().map(|&holder| renumbered[holder as usize]).collect();
         let holders = repair::place(&plan, &present);
 
         // Nodes that got nothing (there are more of them than replicas, or
         // their weight is tiny) are not named.
         let mut used = vec![false; plan.nodes.len()];
-        holders.iter().for_each(|&holder| used[holder as usize] = true);
+        holders
+            .iter()
+            .for_each(|&holder| used[holder as usize] = true);
         let mut numbers = vec![0; plan.nodes.len()];
         next.nodes.clear();
-        for (index, &node) in plan.nodes.iter().enumerate().filter(|(index, _)| used[*index]) {
+        for (index, &node) in plan
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| used[*index])
+        {
             numbers[index] = next.nodes.len() as u16;
             next.nodes.push(node);
         }
-        next.holders = holders.iter().map(|&holder| numbers[holder as usize]).collect();
+        next.holders = holders
+            .iter()
+            .map(|&holder| numbers[holder as usize])
+            .collect();
         next
     }
 
@@ -172,7 +191,9 @@ impl Layout {
     /// # Panics
     /// If the partition is not below `partitions()`.
     pub fn holders(&self, partition: Partition) -> impl ExactSizeIterator<Item = NodeId> + '_ {
-        self.holder_indices(partition).iter().map(|&index| self.nodes[index as usize])
+        self.holder_indices(partition)
+            .iter()
+            .map(|&index| self.nodes[index as usize])
     }
 
     /// Whether the node holds the partition.
@@ -188,9 +209,11 @@ impl Layout {
     /// The partitions that a node holds, ascending.
     pub fn partitions_of(&self, node: NodeId) -> impl Iterator<Item = Partition> + '_ {
         let index = self.nodes.binary_search(&node).ok();
-        (0..self.partitions).map(Partition).filter(move |&partition| {
-            index.is_some_and(|index| self.holder_indices(partition).contains(&(index as u16)))
-        })
+        (0..self.partitions)
+            .map(Partition)
+            .filter(move |&partition| {
+                index.is_some_and(|index| self.holder_indices(partition).contains(&(index as u16)))
+            })
     }
 
     /// A digest of all of the content, to settle two proposals of one version:
@@ -202,8 +225,12 @@ impl Layout {
         hash.update(self.partitions.to_be_bytes());
         hash.update(self.replicas.to_be_bytes());
         hash.update((self.nodes.len() as u64).to_be_bytes());
-        self.nodes.iter().for_each(|node| hash.update(node.0.to_be_bytes()));
-        self.holders.iter().for_each(|holder| hash.update(holder.to_be_bytes()));
+        self.nodes
+            .iter()
+            .for_each(|node| hash.update(node.0.to_be_bytes()));
+        self.holders
+            .iter()
+            .for_each(|holder| hash.update(holder.to_be_bytes()));
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&hash.finalize());
         u128::from_be_bytes(bytes)
@@ -278,7 +305,11 @@ pub fn fair_shares(partitions: u32, replicas: u32, members: &[Candidate]) -> Vec
         return Vec::new();
     };
     let unit = f64::from(1u32 << shares::FRACTION_BITS);
-    plan.nodes.iter().zip(&plan.share).map(|(&node, &share)| (node, share as f64 / unit)).collect()
+    plan.nodes
+        .iter()
+        .zip(&plan.share)
+        .map(|(&node, &share)| (node, share as f64 / unit))
+        .collect()
 }
 
 /// A layout as its bytes claim it to be.
@@ -293,8 +324,20 @@ struct Unchecked {
 
 impl From<Layout> for Unchecked {
     fn from(layout: Layout) -> Unchecked {
-        let Layout { version, partitions, replicas, nodes, holders } = layout;
-        Unchecked { version, partitions, replicas, nodes, holders }
+        let Layout {
+            version,
+            partitions,
+            replicas,
+            nodes,
+            holders,
+        } = layout;
+        Unchecked {
+            version,
+            partitions,
+            replicas,
+            nodes,
+            holders,
+        }
     }
 }
 
@@ -302,8 +345,20 @@ impl TryFrom<Unchecked> for Layout {
     type Error = LayoutError;
 
     fn try_from(unchecked: Unchecked) -> Result<Layout, LayoutError> {
-        let Unchecked { version, partitions, replicas, nodes, holders } = unchecked;
-        let layout = Layout { version, partitions, replicas, nodes, holders };
+        let Unchecked {
+            version,
+            partitions,
+            replicas,
+            nodes,
+            holders,
+        } = unchecked;
+        let layout = Layout {
+            version,
+            partitions,
+            replicas,
+            nodes,
+            holders,
+        };
         layout.validate()?;
         Ok(layout)
     }
@@ -327,11 +382,17 @@ pub enum LayoutError {
 impl fmt::Display for LayoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LayoutError::Partitions(number) => write!(f, "a layout cannot have {number} partitions"),
+            LayoutError::Partitions(number) => {
+                write!(f, "a layout cannot have {number} partitions")
+            }
             LayoutError::Replicas(number) => write!(f, "a layout cannot have {number} replicas"),
             LayoutError::Nodes => write!(f, "the nodes of a layout must ascend and hold something"),
             LayoutError::Holders(partition) => {
-                write!(f, "partition {} of the layout has wrong holders", partition.0)
+                write!(
+                    f,
+                    "partition {} of the layout has wrong holders",
+                    partition.0
+                )
             }
         }
     }

@@ -43,7 +43,10 @@ impl Preference {
 /// If the layout has no such partition.
 pub fn preference(layout: &Layout, partition: Partition, n: usize) -> Preference {
     let nodes: Vec<NodeId> = walk(layout, partition).collect();
-    Preference { n: n.min(nodes.len()), nodes }
+    Preference {
+        n: n.min(nodes.len()),
+        nodes,
+    }
 }
 
 /// The preference list of a partition, found step by step: for the rare caller

@@ -44,7 +44,10 @@ impl Ring {
         // the ring per partition when some node holds very little.
         let last = Partition(layout.partitions() - 1);
         let cells = &mut lists[(partitions - 1) * kept..];
-        cells.iter_mut().zip(preference::walk(&layout, last)).for_each(|(cell, node)| *cell = node);
+        cells
+            .iter_mut()
+            .zip(preference::walk(&layout, last))
+            .for_each(|(cell, node)| *cell = node);
         for at in (0..partitions - 1).rev() {
             let (head, successor) = lists.split_at_mut((at + 1) * kept);
             let cells = &mut head[at * kept..];
@@ -65,7 +68,11 @@ impl Ring {
             }
             debug_assert_eq!(filled, kept);
         }
-        Ring { layout, lists: lists.into(), kept }
+        Ring {
+            layout,
+            lists: lists.into(),
+            kept,
+        }
     }
 
     /// The layout that this is the ring of.
@@ -93,7 +100,10 @@ impl Ring {
     /// # Panics
     /// If the layout has no such partition.
     pub fn primaries(&self, partition: Partition, n: usize) -> &[NodeId] {
-        debug_assert!(n <= MAX_PREFERENCE, "a table's N is checked when it is made");
+        debug_assert!(
+            n <= MAX_PREFERENCE,
+            "a table's N is checked when it is made"
+        );
         &self.preference(partition)[..n.min(self.kept)]
     }
 

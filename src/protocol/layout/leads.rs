@@ -29,7 +29,12 @@ pub(super) fn order(plan: &Plan, mut holders: Vec<u16>, present: Vec<u16>) -> Ve
     let lead = leads.lead;
     for (holders, lead) in holders.chunks_exact_mut(plan.each).zip(lead) {
         holders.sort_unstable();
-        holders.rotate_left(holders.iter().position(|&node| node == lead).expect("leads hold"));
+        holders.rotate_left(
+            holders
+                .iter()
+                .position(|&node| node == lead)
+                .expect("leads hold"),
+        );
     }
     holders
 }
@@ -65,9 +70,16 @@ impl<'a> Leads<'a> {
             if *lead == NOBODY {
                 let ahead = |&node: &u16| {
                     let index = node as usize;
-                    (i64::from(led[index]) * each as i64 - i64::from(held[index]), node)
+                    (
+                        i64::from(led[index]) * each as i64 - i64::from(held[index]),
+                        node,
+                    )
                 };
-                *lead = holders.iter().copied().min_by_key(ahead).expect("someone holds it");
+                *lead = holders
+                    .iter()
+                    .copied()
+                    .min_by_key(ahead)
+                    .expect("someone holds it");
                 led[*lead as usize] += 1;
             }
         }
@@ -75,8 +87,9 @@ impl<'a> Leads<'a> {
         // Shares rounded so that they add up: up where a node leads so many
         // already, then where most is lost by rounding down.
         let mut target: Vec<u32> = held.iter().map(|held| held / each as u32).collect();
-        let mut uneven: Vec<usize> =
-            (0..nodes).filter(|&node| !held[node].is_multiple_of(each as u32)).collect();
+        let mut uneven: Vec<usize> = (0..nodes)
+            .filter(|&node| !held[node].is_multiple_of(each as u32))
+            .collect();
         uneven.sort_by_key(|&node| {
             let remainder = std::cmp::Reverse(held[node] % each as u32);
             (led[node] <= target[node], remainder, node)
@@ -88,7 +101,14 @@ impl<'a> Leads<'a> {
         for (partition, &lead) in lead.iter().enumerate() {
             partitions[lead as usize].push(partition as u32);
         }
-        Leads { each, holders, lead, partitions, led, target }
+        Leads {
+            each,
+            holders,
+            lead,
+            partitions,
+            led,
+            target,
+        }
     }
 
     /// One lead of `start` goes, along the shortest chain, to a node with too

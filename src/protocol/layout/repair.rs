@@ -28,42 +28,42 @@ const UNREACHED: u32 = u32::MAX;
 
 /// The holders of every partition, `plan.each` indices into `plan.nodes` per
 /// partition, in the order of preference. `present` holds the present ones, the
-/// same number for each partition, with nothing in place of a node that left.
-pub(super) fn place(plan: &Plan, present: &[Option<u16>]) -> Vec<u16> {
-    let per_partition = present.len() / plan.partitions as usize;
-    let mut table = Table::new(plan);
-    let mut leads = vec![NOBODY; plan.partitions as usize];
-    for (partition, holders) in present.chunks_exact(per_partition).enumerate() {
-        leads[partition] = holders[0].unwrap_or(NOBODY);
-        for &node in holders.iter().flatten() {
-            table.before.insert(node, partition);
-        }
-    }
-    table.keep(present, per_partition);
+/// same number for each partition, with nobody in place of a node that left.
+pub(super) fn place(plan: &Plan, present: &[u16]) -> Vec<u16> {
+    let mut table = Table::new(plan, present);
+    table.keep();
     table.target = plan.targets(&table.held);
     table.fill_holes();
     table.relieve();
     table.chains();
+    table.polish();
+    let leads = table
+        .partitions()
+        .map(|partition| table.present(partition)[0])
+        .collect();
     leads::order(plan, table.cells, leads)
 }
 
 /// Which nodes hold which partitions, as a bit for each pair.
-struct Pairs {
+pub(super) struct Pairs {
     words: usize,
     bits: Vec<u64>,
 }
 
 impl Pairs {
-    fn new(nodes: usize, partitions: usize) -> Pairs {
+    pub(super) fn new(nodes: usize, partitions: usize) -> Pairs {
         let words = partitions.div_ceil(64);
-        Pairs { words, bits: vec![0; nodes * words] }
+        Pairs {
+            words,
+            bits: vec![0; nodes * words],
+        }
     }
 
-    fn contains(&self, node: u16, partition: usize) -> bool {
+    pub(super) fn contains(&self, node: u16, partition: usize) -> bool {
         self.bits[node as usize * self.words + partition / 64] >> (partition % 64) & 1 == 1
     }
 
-    fn insert(&mut self, node: u16, partition: usize) {
+    pub(super) fn insert(&mut self, node: u16, partition: usize) {
         self.bits[node as usize * self.words + partition / 64] |= 1 << (partition % 64);
     }
 
@@ -72,7 +72,7 @@ impl Pairs {
     }
 
     /// The partitions of a node, ascending.
-    fn of(&self, node: u16) -> impl Iterator<Item = usize> + '_ {
+    pub(super) fn of(&self, node: u16) -> impl Iterator<Item = usize> + '_ {
         let words = &self.bits[node as usize * self.words..][..self.words];
         words.iter().enumerate().flat_map(|(at, &word)| {
             std::iter::successors(Some(word), |word| Some(word & word.wrapping_sub(1)))
@@ -99,32 +99,59 @@ struct Link {
     to: u16,
 }
 
-/// The layout in the making.
-struct Table<'a> {
+/// The layout in the making. Nodes and zones are the plan's indices.
+pub(super) struct Table<'a> {
     plan: &'a Plan,
+    /// The holders before any change, lead first.
+    present: &'a [u16],
     /// `plan.each` nodes per partition, in no order, `NOBODY` for a hole.
     cells: Vec<u16>,
-    now: Pairs,
+    pub(super) now: Pairs,
     /// What was held before any change.
-    before: Pairs,
-    held: Vec<u32>,
-    target: Vec<u32>,
+    pub(super) before: Pairs,
+    pub(super) held: Vec<u32>,
+    pub(super) target: Vec<u32>,
 }
 
 impl<'a> Table<'a> {
-    fn new(plan: &'a Plan) -> Table<'a> {
+    fn new(plan: &'a Plan, present: &'a [u16]) -> Table<'a> {
         let (nodes, partitions) = (plan.nodes.len(), plan.partitions as usize);
-        Table {
+        let mut table = Table {
             plan,
+            present,
             cells: vec![NOBODY; partitions * plan.each],
             now: Pairs::new(nodes, partitions),
             before: Pairs::new(nodes, partitions),
             held: vec![0; nodes],
             target: vec![0; nodes],
+        };
+        for partition in table.partitions() {
+            for &node in table
+                .present(partition)
+                .iter()
+                .filter(|&&node| node != NOBODY)
+            {
+                table.before.insert(node, partition);
+                table.held[node as usize] += 1;
+            }
         }
+        table
     }
 
-    fn partitions(&self) -> std::ops::Range<usize> {
+    /// The present holders of a partition, the lead first, `NOBODY` for those
+    /// who left the cluster.
+    fn present(&self, partition: usize) -> &'a [u16] {
+        let each = self.present.len() / self.plan.partitions as usize;
+        &self.present[partition * each..][..each]
+    }
+
+    /// Those who held the partition before any change and do not now.
+    pub(super) fn left(&self, partition: usize) -> impl Iterator<Item = u16> + '_ {
+        let present = self.present(partition).iter().copied();
+        present.filter(move |&node| node != NOBODY && !self.now.contains(node, partition))
+    }
+
+    pub(super) fn partitions(&self) -> std::ops::Range<usize> {
         0..self.plan.partitions as usize
     }
 
@@ -132,8 +159,11 @@ impl<'a> Table<'a> {
         &self.cells[partition * self.plan.each..][..self.plan.each]
     }
 
-    fn holders(&self, partition: usize) -> impl Iterator<Item = u16> + '_ {
-        self.cells(partition).iter().copied().filter(|&node| node != NOBODY)
+    pub(super) fn holders(&self, partition: usize) -> impl Iterator<Item = u16> + '_ {
+        self.cells(partition)
+            .iter()
+            .copied()
+            .filter(|&node| node != NOBODY)
     }
 
     fn holes(&self, partition: usize) -> usize {
@@ -146,20 +176,32 @@ impl<'a> Table<'a> {
 
     /// How many replicas of the partition are in the zone.
     fn in_zone(&self, partition: usize, zone: usize) -> u32 {
-        self.holders(partition).filter(|&node| self.zone(node) == zone).count() as u32
+        self.holders(partition)
+            .filter(|&node| self.zone(node) == zone)
+            .count() as u32
     }
 
     /// How many of the partition's holes are bespoken for zones that have fewer
     /// than their least.
     fn bespoken(&self, partition: usize) -> u32 {
-        let zones = self.plan.zones.iter().enumerate().filter(|(_, zone)| zone.least > 0);
-        zones.map(|(at, zone)| zone.least.saturating_sub(self.in_zone(partition, at))).sum()
+        let zones = self
+            .plan
+            .zones
+            .iter()
+            .enumerate()
+            .filter(|(_, zone)| zone.least > 0);
+        zones
+            .map(|(at, zone)| zone.least.saturating_sub(self.in_zone(partition, at)))
+            .sum()
     }
 
-    fn replace(&mut self, partition: usize, from: u16, to: u16) {
+    pub(super) fn replace(&mut self, partition: usize, from: u16, to: u16) {
         let each = self.plan.each;
         let cells = &mut self.cells[partition * each..][..each];
-        let cell = cells.iter_mut().find(|cell| **cell == from).expect("replaces what is there");
+        let cell = cells
+            .iter_mut()
+            .find(|cell| **cell == from)
+            .expect("replaces what is there");
         *cell = to;
         if from != NOBODY {
             self.now.remove(from, partition);
@@ -180,16 +222,17 @@ impl<'a> Table<'a> {
         let bounds = self.plan.zones[zone];
         let there = self.in_zone(partition, zone);
         there < bounds.most
-            && (there < bounds.least
-                || (self.bespoken(partition) as usize) < self.holes(partition))
+            && (there < bounds.least || (self.bespoken(partition) as usize) < self.holes(partition))
     }
 
     /// Whether the partition may go from one node, which has it, to another.
-    fn may_pass(&self, partition: usize, from: u16, to: u16) -> bool {
-        if self.now.contains(to, partition) {
-            return false;
-        }
-        let (left, entered) = (self.zone(from), self.zone(to));
+    pub(super) fn may_pass(&self, partition: usize, from: u16, to: u16) -> bool {
+        !self.now.contains(to, partition)
+            && self.may_cross(partition, self.zone(from), self.zone(to))
+    }
+
+    /// Whether the partition may go from a node of one zone to one of another.
+    fn may_cross(&self, partition: usize, left: usize, entered: usize) -> bool {
         left == entered
             || (self.in_zone(partition, left) > self.plan.zones[left].least
                 && self.in_zone(partition, entered) < self.plan.zones[entered].most)
@@ -197,14 +240,15 @@ impl<'a> Table<'a> {
 
     /// Keeps each present holder that the limits of the zones allow. Where one
     /// has to go, it is the one that holds most beyond its share.
-    fn keep(&mut self, present: &[Option<u16>], per_partition: usize) {
-        for node in present.iter().flatten() {
-            self.held[*node as usize] += 1;
-        }
+    fn keep(&mut self) {
         let mut kept = Vec::new();
         for partition in self.partitions() {
             kept.clear();
-            kept.extend(present[partition * per_partition..][..per_partition].iter().flatten());
+            kept.extend(
+                self.present(partition)
+                    .iter()
+                    .filter(|&&node| node != NOBODY),
+            );
             while let Some(at) = self.unfit(&kept) {
                 self.held[kept.swap_remove(at) as usize] -= 1;
             }
@@ -231,10 +275,11 @@ impl<'a> Table<'a> {
         };
         let over = |at: &usize| there(self.zone(kept[*at])) > zones[self.zone(kept[*at])].most;
         let spare = |at: &usize| there(self.zone(kept[*at])) > zones[self.zone(kept[*at])].least;
-        (0..kept.len())
-            .filter(over)
-            .max_by_key(excess)
-            .or_else(|| (0..kept.len()).filter(|at| crowded && spare(at)).max_by_key(excess))
+        (0..kept.len()).filter(over).max_by_key(excess).or_else(|| {
+            (0..kept.len())
+                .filter(|at| crowded && spare(at))
+                .max_by_key(excess)
+        })
     }
 
     /// How many more each zone should hold.
@@ -248,7 +293,21 @@ impl<'a> Table<'a> {
 
     /// Nodes with room, ascending.
     fn short(&self) -> Vec<u16> {
-        (0..self.held.len() as u16).filter(|&node| self.has_room(node)).collect()
+        (0..self.held.len() as u16)
+            .filter(|&node| self.has_room(node))
+            .collect()
+    }
+
+    /// Whether the node's share, rounded, may be one more.
+    pub(super) fn may_round_up(&self, node: u16) -> bool {
+        let target = u64::from(self.target[node as usize]);
+        target << FRACTION_BITS < self.plan.share[node as usize]
+    }
+
+    /// Whether the node's share, rounded, may be one less.
+    pub(super) fn may_round_down(&self, node: u16) -> bool {
+        let target = u64::from(self.target[node as usize]);
+        target << FRACTION_BITS > self.plan.share[node as usize]
     }
 
     fn has_room(&self, node: u16) -> bool {
@@ -268,7 +327,10 @@ impl<'a> Table<'a> {
         let mut best: Option<((i64, u32), u64, u16)> = None;
         for &node in short {
             let index = node as usize;
-            let need = (zone_room[self.zone(node)], self.target[index] - self.held[index]);
+            let need = (
+                zone_room[self.zone(node)],
+                self.target[index] - self.held[index],
+            );
             // Most lose here, before the costlier questions.
             if best.is_some_and(|(most, _, _)| need < most) || !may(node) {
                 continue;
@@ -287,7 +349,9 @@ impl<'a> Table<'a> {
         for partition in self.partitions() {
             for _ in 0..self.holes(partition) {
                 let may = |node| self.may_fill(partition, node);
-                let Some(to) = self.neediest(partition, &short, &zone_room, may) else { break };
+                let Some(to) = self.neediest(partition, &short, &zone_room, may) else {
+                    break;
+                };
                 self.replace(partition, NOBODY, to);
                 zone_room[self.zone(to)] -= 1;
                 if !self.has_room(to) {
@@ -314,7 +378,9 @@ impl<'a> Table<'a> {
                     break;
                 }
                 let may = |node| self.may_pass(partition, from, node);
-                let Some(to) = self.neediest(partition, &short, &zone_room, may) else { continue };
+                let Some(to) = self.neediest(partition, &short, &zone_room, may) else {
+                    continue;
+                };
                 self.replace(partition, from, to);
                 zone_room[self.zone(to)] -= 1;
                 zone_room[self.zone(from)] += 1;
@@ -350,7 +416,9 @@ impl<'a> Table<'a> {
     /// chain).
     fn chain(&mut self, start: Start) {
         for fewest_links in [false, true] {
-            let links = self.search(start, fewest_links).expect("whole targets can be met");
+            let links = self
+                .search(start, fewest_links)
+                .expect("whole targets can be met");
             let mut done = 0;
             for link in &links {
                 let allowed = match link.from {
@@ -379,8 +447,18 @@ impl<'a> Table<'a> {
         let nodes = self.held.len();
         let mut cost = vec![UNREACHED; nodes];
         let mut closed = vec![false; nodes];
-        let mut came: Vec<Link> = vec![Link { partition: 0, from: NOBODY, to: NOBODY }; nodes];
-        let mut unreached: Vec<u16> = (0..nodes as u16).collect();
+        let mut came: Vec<Link> = vec![
+            Link {
+                partition: 0,
+                from: NOBODY,
+                to: NOBODY
+            };
+            nodes
+        ];
+        // By zone: where a zone is full, most partitions can enter none of its
+        // nodes, and that is asked once.
+        let mut unreached: Vec<Vec<u16>> = vec![Vec::new(); self.plan.zones.len()];
+        (0..nodes as u16).for_each(|node| unreached[self.zone(node)].push(node));
         let mut queue = VecDeque::new();
         match start {
             Start::Node(node) => {
@@ -391,7 +469,11 @@ impl<'a> Table<'a> {
                 for to in (0..nodes as u16).filter(|&to| self.may_fill(partition, to)) {
                     let price = u32::from(fewest_links || !self.before.contains(to, partition));
                     cost[to as usize] = price;
-                    came[to as usize] = Link { partition, from: NOBODY, to };
+                    came[to as usize] = Link {
+                        partition,
+                        from: NOBODY,
+                        to,
+                    };
                     match price {
                         0 => queue.push_front((0, to)),
                         _ => queue.push_back((1, to)),
@@ -415,7 +497,6 @@ impl<'a> Table<'a> {
                 links.reverse();
                 return Some(links);
             }
-            unreached.retain(|&node| cost[node as usize] == UNREACHED);
             for partition in self.now.of(from) {
                 let sent_on = !fewest_links && !self.before.contains(from, partition);
                 // Nodes that are reached already can only be reached cheaper by
@@ -430,33 +511,34 @@ impl<'a> Table<'a> {
                     (price < cost[index]).then_some(price)
                 };
                 let mut reached = Vec::new();
-                if sent_on || !fewest_links && self.lost_a_holder(partition) {
+                if sent_on || !fewest_links && self.left(partition).next().is_some() {
                     reached.extend((0..nodes as u16).filter_map(|to| Some((reach(to)?, to))));
                 } else {
-                    reached.extend(unreached.iter().filter_map(|&to| Some((reach(to)?, to))));
+                    let left = self.zone(from);
+                    let open = unreached.iter_mut().enumerate().filter(|(entered, nodes)| {
+                        !nodes.is_empty() && self.may_cross(partition, left, *entered)
+                    });
+                    for (_, nodes) in open {
+                        nodes.retain(|&node| cost[node as usize] == UNREACHED);
+                        reached.extend(nodes.iter().filter_map(|&to| Some((reach(to)?, to))));
+                    }
                 }
-                let any = !reached.is_empty();
                 for (price, to) in reached {
                     cost[to as usize] = price;
-                    came[to as usize] = Link { partition, from, to };
+                    came[to as usize] = Link {
+                        partition,
+                        from,
+                        to,
+                    };
                     if price == paid {
                         queue.push_front((price, to));
                     } else {
                         queue.push_back((price, to));
                     }
                 }
-                if any {
-                    unreached.retain(|&node| cost[node as usize] == UNREACHED);
-                }
             }
         }
         None
-    }
-
-    /// Whether the partition has a holder that it did not have before, and so
-    /// may have lost one that could get it back.
-    fn lost_a_holder(&self, partition: usize) -> bool {
-        self.holders(partition).any(|node| !self.before.contains(node, partition))
     }
 }
 

@@ -67,8 +67,11 @@ impl Plan {
             return None;
         }
         let names: BTreeSet<&Arc<str>> = sorted.iter().map(|(_, _, zone)| *zone).collect();
-        let numbers: BTreeMap<&Arc<str>, usize> =
-            names.into_iter().enumerate().map(|(number, name)| (name, number)).collect();
+        let numbers: BTreeMap<&Arc<str>, usize> = names
+            .into_iter()
+            .enumerate()
+            .map(|(number, name)| (name, number))
+            .collect();
         let zone: Vec<usize> = sorted.iter().map(|(_, _, zone)| numbers[zone]).collect();
         let mut populations = vec![0u32; numbers.len()];
         zone.iter().for_each(|&zone| populations[zone] += 1);
@@ -90,9 +93,22 @@ impl Plan {
     /// holds: its share rounded up or down, and up preferably where that is
     /// what a node has already. No other rounding moves fewer replicas.
     pub fn targets(&self, held: &[u32]) -> Vec<u32> {
+        let total = u64::from(self.partitions) * self.each as u64;
+        let rounded = |(&held, &share): (&u32, &u64)| {
+            (share / ONE..=share.div_ceil(ONE)).contains(&u64::from(held))
+        };
+        // What is balanced stays, though other roundings would suit zones
+        // better: a layout that suits its members must not move.
+        if held.iter().map(|&held| u64::from(held)).sum::<u64>() == total
+            && held.iter().zip(&self.share).all(rounded)
+        {
+            return held.to_vec();
+        }
         let by_zone = self.by_zone();
-        let zone_shares: Vec<u64> =
-            by_zone.iter().map(|nodes| nodes.iter().map(|&node| self.share[node]).sum()).collect();
+        let zone_shares: Vec<u64> = by_zone
+            .iter()
+            .map(|nodes| nodes.iter().map(|&node| self.share[node]).sum())
+            .collect();
         // A zone is better rounded up when it has more nodes to round up for
         // free than rounding it down would let it use.
         let zone_wants: Vec<bool> = by_zone
@@ -100,17 +116,22 @@ impl Plan {
             .zip(&zone_shares)
             .map(|(nodes, &share)| {
                 let floors: u64 = nodes.iter().map(|&node| self.share[node] / ONE).sum();
-                let wants = nodes.iter().filter(|&&node| self.wants_up(node, held)).count() as u64;
+                let wants = nodes
+                    .iter()
+                    .filter(|&&node| self.wants_up(node, held))
+                    .count() as u64;
                 wants > share / ONE - floors
             })
             .collect();
-        let total = u64::from(self.partitions) * self.each as u64;
         let zone_totals = round(total, &zone_shares, &zone_wants);
 
         let mut targets = vec![0; self.nodes.len()];
         for (nodes, &total) in by_zone.iter().zip(&zone_totals) {
             let shares: Vec<u64> = nodes.iter().map(|&node| self.share[node]).collect();
-            let wants: Vec<bool> = nodes.iter().map(|&node| self.wants_up(node, held)).collect();
+            let wants: Vec<bool> = nodes
+                .iter()
+                .map(|&node| self.wants_up(node, held))
+                .collect();
             for (&node, target) in nodes.iter().zip(round(total, &shares, &wants)) {
                 targets[node] = target as u32;
             }
@@ -134,11 +155,21 @@ impl Plan {
 /// Spreads `each` replicas over zones with these populations as evenly as the
 /// populations allow: the least limit that suffices, and at most one below it.
 fn bounds(each: u32, populations: &[u32]) -> Vec<Bounds> {
-    let room = |limit: u32| populations.iter().map(|&nodes| nodes.min(limit)).sum::<u32>();
-    let most = (1..=each).find(|&limit| room(limit) >= each).expect("each ≤ nodes");
+    let room = |limit: u32| {
+        populations
+            .iter()
+            .map(|&nodes| nodes.min(limit))
+            .sum::<u32>()
+    };
+    let most = (1..=each)
+        .find(|&limit| room(limit) >= each)
+        .expect("each ≤ nodes");
     populations
         .iter()
-        .map(|&nodes| Bounds { least: nodes.min(most - 1), most: nodes.min(most) })
+        .map(|&nodes| Bounds {
+            least: nodes.min(most - 1),
+            most: nodes.min(most),
+        })
         .collect()
 }
 
@@ -155,10 +186,13 @@ fn water_fill(
     for (&weight, &zone) in weights.iter().zip(zone) {
         by_zone[zone].push(weight);
     }
-    let whole = |replicas: u32| u128::from(partitions) * u128::from(replicas) << LEVEL_BITS;
+    let whole = |replicas: u32| (u128::from(partitions) * u128::from(replicas)) << LEVEL_BITS;
     let full = whole(1);
     let filled = |weights: &[u32], level: u128| -> u128 {
-        weights.iter().map(|&weight| (level * u128::from(weight)).min(full)).sum()
+        weights
+            .iter()
+            .map(|&weight| (level * u128::from(weight)).min(full))
+            .sum()
     };
     let zone_filled = |zone: usize, level: u128| {
         filled(&by_zone[zone], level).clamp(whole(zones[zone].least), whole(zones[zone].most))
@@ -166,10 +200,14 @@ fn water_fill(
 
     let total = whole(each as u32);
     let level = highest(full, |level| {
-        (0..zones.len()).map(|zone| zone_filled(zone, level)).sum::<u128>() <= total
+        (0..zones.len())
+            .map(|zone| zone_filled(zone, level))
+            .sum::<u128>()
+            <= total
     });
-    let mut zone_shares: Vec<u64> =
-        (0..zones.len()).map(|zone| coarse(zone_filled(zone, level))).collect();
+    let mut zone_shares: Vec<u64> = (0..zones.len())
+        .map(|zone| coarse(zone_filled(zone, level)))
+        .collect();
     settle(&mut zone_shares, u64::from(partitions) * each as u64 * ONE);
 
     let mut shares: Vec<Vec<u64>> = Vec::with_capacity(zones.len());
@@ -184,7 +222,9 @@ fn water_fill(
         shares.push(within);
     }
     let mut rest: Vec<_> = shares.iter().map(|shares| shares.iter()).collect();
-    zone.iter().map(|&zone| *rest[zone].next().expect("one share per node")).collect()
+    zone.iter()
+        .map(|&zone| *rest[zone].next().expect("one share per node"))
+        .collect()
 }
 
 /// The highest level in `0..=limit` at which a falling condition still holds.
@@ -212,8 +252,9 @@ fn coarse(amount: u128) -> u64 {
 /// expense of shares that are fractions anyway: limits are whole numbers, so no
 /// limit is passed.
 fn settle(shares: &mut [u64], total: u64) {
-    let mut fractions: Vec<usize> =
-        (0..shares.len()).filter(|&at| !shares[at].is_multiple_of(ONE)).collect();
+    let mut fractions: Vec<usize> = (0..shares.len())
+        .filter(|&at| !shares[at].is_multiple_of(ONE))
+        .collect();
     // The largest first: they notice a unit least.
     fractions.sort_by_key(|&at| (std::cmp::Reverse(shares[at]), at));
     let mut sum: u64 = shares.iter().sum();
@@ -231,11 +272,14 @@ fn settle(shares: &mut [u64], total: u64) {
 /// partitions; up first where it is wanted, then where the fraction is largest.
 fn round(total: u64, shares: &[u64], wants_up: &[bool]) -> Vec<u64> {
     let mut whole: Vec<u64> = shares.iter().map(|share| share / ONE).collect();
-    let mut fractions: Vec<usize> =
-        (0..shares.len()).filter(|&at| !shares[at].is_multiple_of(ONE)).collect();
+    let mut fractions: Vec<usize> = (0..shares.len())
+        .filter(|&at| !shares[at].is_multiple_of(ONE))
+        .collect();
     fractions.sort_by_key(|&at| (!wants_up[at], std::cmp::Reverse(shares[at] % ONE), at));
     let floors: u64 = whole.iter().sum();
-    let ups = total.checked_sub(floors).expect("the floors of shares that add up") as usize;
+    let ups = total
+        .checked_sub(floors)
+        .expect("the floors of shares that add up") as usize;
     assert!(ups <= fractions.len(), "the ceilings of shares that add up");
     fractions[..ups].iter().for_each(|&at| whole[at] += 1);
     whole
