@@ -14,6 +14,8 @@
 //! invariants of the protocol.
 
 pub mod check;
+#[cfg(test)]
+mod transcripts;
 pub mod workload;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -256,6 +258,14 @@ impl World {
     /// Whether the world is empty; it never is.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
+    }
+
+    /// The preference list of an item, as any node that is up has it.
+    pub fn preference(&self, table: &str, key: &[u8]) -> Vec<NodeId> {
+        let machine = self.nodes.iter().find_map(|sim| sim.machine.as_ref());
+        let Some(ring) = machine.and_then(Machine::ring) else { return Vec::new() };
+        let position = crate::protocol::id::Position::of(table, key);
+        ring.preference(ring.partition(position)).to_vec()
     }
 
     /// The id of a table, as any node that is up knows it.
