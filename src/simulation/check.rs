@@ -66,11 +66,15 @@ pub fn check(run: &mut Run) -> Result<Verdict, String> {
         let set = read_all(&mut run.world, number % nodes, table, key)?;
         // 2: all replicas are the same, byte for byte.
         let id = item_key(&run.world, table, key)?;
+        // 2 again: no stray is left either.
+        let primaries = &run.world.preference(table, key)[..3];
         for node in 0..nodes {
             let stored = run.world.stored(node, &id);
-            if stored != set {
+            let is_primary = primaries.contains(&run.world.node_id(node));
+            let expected = if is_primary { set.clone() } else { SiblingSet::new() };
+            if stored != expected {
                 let key = key.escape_ascii();
-                return Err(format!("{table}/{key} on node {node} is {stored:?}, not {set:?}"));
+                return Err(format!("{table}/{key} on node {node} is {stored:?}, not {expected:?}"));
             }
         }
         if *table == RAW_TABLE {
@@ -114,6 +118,11 @@ fn check_key(run: &Run, key: usize, set: &SiblingSet) -> Result<(), String> {
         let superseded =
             writes.iter().any(|later| later.acknowledged && later.seen.contains(&number));
         if shown && superseded {
+            for (n, later) in writes.iter().enumerate().filter(|(_, later)| later.acknowledged && later.seen.contains(&number)) {
+                let dot = later.value.as_ref().and_then(|v| run.world.minted.iter().find(|(_, x)| x.as_ref() == Some(v)).map(|(d, _)| *d));
+                eprintln!("superseder #{n} {:?} dot {dot:?} covered {:?} seen {:?}", later.value.as_ref().map(|v| v.escape_ascii().to_string()), dot.map(|d| set.context().covers(d)), later.seen.len());
+            }
+            eprintln!("its dot {:?} number {number}", run.world.minted.iter().find(|(_, x)| x.as_ref() == Some(value)));
             return Err(format!("the superseded write {name} of key {key} is back: {set:?}"));
         }
     }

@@ -121,7 +121,7 @@ fn address(node: usize) -> Address {
 }
 
 impl World {
-    /// A cluster that starts now, all nodes at once, with the first as the seed.
+    /// A cluster that starts now, all nodes at once, with all as seeds.
     pub fn new(seed: u64, settings: Settings) -> Self {
         let mut world = World {
             settings,
@@ -148,7 +148,7 @@ impl World {
                 weight_milli: 1000,
                 zone: "z".into(),
                 wire_version: 1,
-                seeds: vec![address(0)],
+                seeds: (0..settings.nodes).map(address).collect(),
                 partitions: 16,
                 replicas: 3,
             };
@@ -253,6 +253,11 @@ impl World {
     /// How many nodes there are, up or down.
     pub fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// The name under which the protocol knows a node.
+    pub fn node_id(&self, node: usize) -> NodeId {
+        self.nodes[node].identity.node
     }
 
     /// Whether the world is empty; it never is.

@@ -16,6 +16,8 @@ mod fold;
 mod serve;
 mod upkeep;
 
+pub use upkeep::MEMBERSHIP_RECORD;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -53,6 +55,11 @@ pub const READ_HEDGE_MS: u64 = 50;
 pub const WRITE_HEDGE_MS: u64 = 200;
 /// How long work goes on for a write whose client was told that time is over.
 pub const GRACE_MS: u64 = 10_000;
+
+/// How many forwarded requests are remembered, so that one that the network
+/// repeats is carried out once. Repetitions come within milliseconds, and these
+/// are at least a second's worth.
+pub const MAX_FORWARDS_REMEMBERED: usize = 65_536;
 
 /// Random numbers, by argument.
 pub type Dice = Box<dyn FnMut() -> u64 + Send>;
@@ -202,6 +209,9 @@ pub struct Machine {
     modules_asked_ms: BTreeMap<Digest, u64>,
     /// Messages that had nowhere to go, to be failed when the step is done.
     unsendable: VecDeque<MessageId>,
+    /// Forwarded requests that were taken, and the order in which they came.
+    forwards: BTreeSet<(NodeId, MessageId)>,
+    forwards_in_order: VecDeque<(NodeId, MessageId)>,
     /// Requests that got their turn at an item.
     resumable: VecDeque<SlotId>,
     next_id: u64,
@@ -246,6 +256,8 @@ impl Machine {
             modules_held: BTreeSet::new(),
             modules_asked_ms: BTreeMap::new(),
             unsendable: VecDeque::new(),
+            forwards: BTreeSet::new(),
+            forwards_in_order: VecDeque::new(),
             resumable: VecDeque::new(),
             next_id,
             counters: Counters::default(),

@@ -5,7 +5,7 @@ use super::super::effect::{StoreError, StoreReply, StoreRequest};
 use super::super::id::NodeId;
 use super::super::message::{Message, MessageId, ReadAnswer, Refusal};
 use super::super::replica::Mutation;
-use super::{AwaitedOf, Job, Machine, Origin};
+use super::{AwaitedOf, Job, MAX_FORWARDS_REMEMBERED, Machine, Origin};
 use crate::protocol::catalog::DEFAULT_MAX_ACTORS;
 use crate::protocol::effect::Effect;
 use crate::protocol::id::ItemKey;
@@ -34,7 +34,11 @@ impl Machine {
             }
             Message::ReadAnswer { id, answer } => self.on_read_answer(from, id, answer),
             Message::WriteAnswer { id, answer } => self.on_write_answer(from, id, answer),
-            Message::Forward { id, item } => self.on_client(Origin::Peer { node: from, id }, item),
+            Message::Forward { id, item } => {
+                if self.is_first(from, id) {
+                    self.on_client(Origin::Peer { node: from, id }, item);
+                }
+            }
             Message::ForwardAnswer { id, response } => self.on_forward_answer(from, id, response),
             Message::Probe { id } => {
                 self.send(from, Message::ProbeAnswer { id });
@@ -61,6 +65,21 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Whether a forwarded request arrives for the first time. Carried out twice
+    /// it would be two writes.
+    fn is_first(&mut self, from: NodeId, id: MessageId) -> bool {
+        if !self.forwards.insert((from, id)) {
+            return false;
+        }
+        self.forwards_in_order.push_back((from, id));
+        if self.forwards_in_order.len() > MAX_FORWARDS_REMEMBERED
+            && let Some(oldest) = self.forwards_in_order.pop_front()
+        {
+            self.forwards.remove(&oldest);
+        }
+        true
     }
 
     /// How many actors the contexts of this item keep. A table that is not known
