@@ -162,8 +162,10 @@ pub fn plan_write(mut row: Row, draft: &Draft, minting: &Minting) -> (Row, Writt
 
 /// What the row becomes when all its siblings are folded into `value`.
 ///
-/// The outcome stands for its inputs: it carries their newest time and greatest
-/// dot, under a fresh dot of its own.
+/// The outcome stands for its inputs under a fresh dot of its own: it carries
+/// their newest time, and the greatest dot of those with that time. (The greatest
+/// dot of all, with another's time, would name a version that never was, and
+/// last-write-wins could not be regrouped.)
 pub fn plan_fold(
     mut row: Row,
     value: Option<Bytes>,
@@ -171,22 +173,17 @@ pub fn plan_fold(
     minting: &Minting,
     max_actors: usize,
 ) -> (Row, Dot) {
-    let newest_us = row
+    let newest = row
         .set
         .siblings()
-        .map(|(_, version)| version.written_at_us)
-        .max();
-    let greatest = row
-        .set
-        .siblings()
-        .map(|(dot, version)| version.stands_for.unwrap_or(dot))
+        .map(|(dot, version)| (version.written_at_us, version.stands_for.unwrap_or(dot)))
         .max();
     let (dot, _) = mint(&mut row, &Context::new(), minting);
     let version = Version {
         value,
         content_type,
-        written_at_us: newest_us.unwrap_or(minting.now_us),
-        stands_for: greatest,
+        written_at_us: newest.map_or(minting.now_us, |(written_at_us, _)| written_at_us),
+        stands_for: newest.map(|(_, dot)| dot),
     };
     row.set.supersede_all(dot, version);
     row.set.truncate(max_actors);

@@ -33,8 +33,9 @@ pub struct Version {
     /// Microseconds since the Unix epoch by the minting node's clock, never
     /// earlier than anything the write had seen.
     pub written_at_us: u64,
-    /// For a version that a fold made: the greatest dot of its inputs, which it
-    /// carries when it is folded again, so that regrouping changes nothing.
+    /// For a version that a fold made: the greatest dot of its newest inputs,
+    /// which it carries when it is folded again, so that regrouping changes
+    /// nothing.
     pub stands_for: Option<Dot>,
 }
 
