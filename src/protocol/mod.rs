@@ -1,6 +1,7 @@
 //! The protocol, pure.
 pub mod catalog;
 pub mod context;
+pub mod detector;
 pub mod dot;
 pub mod effect;
 pub mod id;
