@@ -8,5 +8,7 @@ pub mod id;
 pub mod layout;
 pub mod membership;
 pub mod message;
+pub mod preference;
 pub mod replica;
+pub mod ring;
 pub mod siblings;
