@@ -207,7 +207,8 @@ impl Detector {
             })
             .map(|(&node, _)| node)
             .collect();
-        lost.into_iter().for_each(|node| self.take_down(node, now_ms));
+        lost.into_iter()
+            .for_each(|node| self.take_down(node, now_ms));
     }
 
     /// The peers to which a probe should go now; any answer brings them up. Those
@@ -356,6 +357,10 @@ mod tests {
             .filter(|&now_ms| !detector.due_probes(now_ms).is_empty())
             .collect();
         assert_eq!(probes[..5], [1_000, 1_100, 1_300, 1_700, 2_500]);
-        assert!(probes[4..].windows(2).all(|pair| pair[1] - pair[0] == PROBE_LONGEST_MS));
+        assert!(
+            probes[4..]
+                .windows(2)
+                .all(|pair| pair[1] - pair[0] == PROBE_LONGEST_MS)
+        );
     }
 }

@@ -11,12 +11,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::catalog::{Catalog, Digest};
+use super::catalog::Digest;
 use super::context::Context;
 use super::effect::{Address, StoreError, View};
 use super::id::{ClusterId, ItemKey, NodeId, Partition, TableId};
-use super::layout::Layout;
-use super::membership::{Member, Summary};
+use super::membership::{News, Summary};
 use super::siblings::{SiblingSet, StateHash};
 
 /// A number that pairs a message with its answer; fresh for its sender.
@@ -175,7 +174,7 @@ pub enum Message {
     /// cluster asks its seeds for one.
     GossipSummary(Summary),
     /// Gossip, second and third leg: what you lack.
-    GossipNews(News),
+    GossipNews(Box<News>),
     /// Asks for the bytes of a module.
     FetchModule {
         digest: Digest,
@@ -193,17 +192,6 @@ pub enum ReadAnswer {
     State(SiblingSet),
     /// The hash of the state, and whether there is any.
     Hash { hash: StateHash, is_empty: bool },
-}
-
-/// What one side of a gossip exchange sends the other.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct News {
-    pub cluster: ClusterId,
-    pub members: Vec<Member>,
-    pub layout: Option<Layout>,
-    pub catalog: Option<Catalog>,
-    /// The receiver is asked to answer with what the sender lacks.
-    pub wants: Option<Summary>,
 }
 
 /// Reports a view together with the address that a handshake named.
