@@ -8,9 +8,8 @@
 //!   partitions or more;
 //! - `moved`: replicas moved over all steps ÷ Σ max(0, fair share − held);
 //! - `step`: the worst step ÷ the ideal of that step, the least movement that
-//!   any balanced layout with its zones right could have, rounded up. The ideal
-//!   is computed exactly where 256 partitions make that affordable, else where
-//!   the simple bound is passed.
+//!   any balanced layout with its zones right could have. It is computed
+//!   exactly only where a step is over 1.10 × the simple bound.
 //!
 //! A plain program: it prints figures to read, and asserts nothing.
 
@@ -79,7 +78,7 @@ impl Figures {
         let moved = oracle::moved(layout, &next) as f64;
         self.moved += moved;
         self.lacked += lacked;
-        if moved > (1.1 * bound).ceil() && moved / bound.max(1.0) > self.step {
+        if moved > 1.1 * bound && moved / bound.max(1.0) > self.step {
             bound = oracle::least_moved(layout, &next, members) as f64;
         }
         if moved > 0.0 {

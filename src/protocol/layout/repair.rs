@@ -3,7 +3,8 @@
 //! Promises: every node ends with exactly its target, every partition with its
 //! full number of distinct holders, within the limits of each zone. What can be
 //! kept is kept; a replica moves only to fill a hole, to relieve a node, or as
-//! a link of the shortest chain that does either.
+//! a link of the shortest chain that does either; `polish` then takes back what
+//! proved needless.
 //!
 //! The shape of it is a flow from the partitions through their zones to the
 //! nodes. Whole targets that respect the limits can always be met (take every
@@ -23,8 +24,6 @@ use super::shares::{FRACTION_BITS, Plan};
 
 /// A replica without a holder, and "nobody" elsewhere.
 pub(super) const NOBODY: u16 = u16::MAX;
-/// Further than any chain is long.
-const UNREACHED: u32 = u32::MAX;
 
 /// The holders of every partition, `plan.each` indices into `plan.nodes` per
 /// partition, in the order of preference. `present` holds the present ones, the
@@ -83,7 +82,6 @@ impl Pairs {
 }
 
 /// Where a chain begins.
-#[derive(Clone, Copy)]
 enum Start {
     /// A partition that lacks a holder.
     Hole(usize),
@@ -405,136 +403,74 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Lets partitions pass along the cheapest chain from `start` to a node
-    /// with room.
-    ///
-    /// A link costs nothing if it moves no replica more than were moved before:
-    /// it returns one to where it was, or sends on one that was new anyway.
-    /// Such a chain may use one partition twice, each link allowed, but not
-    /// both; then it is the chain with the fewest links, which cannot (its
-    /// first and its last link on that partition would make one, and a shorter
-    /// chain).
+    /// Lets partitions pass along the shortest chain from `start` to a node with
+    /// room. All of its links can be applied: if one partition occurred twice,
+    /// and one of the two links barred the other, then its first holder in the
+    /// chain could pass it to its last, and the chain were shorter.
     fn chain(&mut self, start: Start) {
-        for fewest_links in [false, true] {
-            let links = self
-                .search(start, fewest_links)
-                .expect("whole targets can be met");
-            let mut done = 0;
-            for link in &links {
-                let allowed = match link.from {
-                    NOBODY => self.may_fill(link.partition, link.to),
-                    from => self.may_pass(link.partition, from, link.to),
-                };
-                if !allowed {
-                    break;
-                }
-                self.replace(link.partition, link.from, link.to);
-                done += 1;
-            }
-            if done == links.len() {
-                return;
-            }
-            for link in links[..done].iter().rev() {
-                self.replace(link.partition, link.to, link.from);
-            }
+        let links = self.search(start).expect("whole targets can be met");
+        for Link {
+            partition,
+            from,
+            to,
+        } in links
+        {
+            self.replace(partition, from, to);
         }
-        unreachable!("a chain of the fewest links can be applied");
     }
 
-    /// The cheapest chain, its first link first: a breadth-first search in which
-    /// free links go to the front of the queue.
-    fn search(&self, start: Start, fewest_links: bool) -> Option<Vec<Link>> {
-        let nodes = self.held.len();
-        let mut cost = vec![UNREACHED; nodes];
-        let mut closed = vec![false; nodes];
-        let mut came: Vec<Link> = vec![
-            Link {
-                partition: 0,
-                from: NOBODY,
-                to: NOBODY
-            };
-            nodes
-        ];
+    /// The shortest chain, its first link first.
+    fn search(&self, start: Start) -> Option<Vec<Link>> {
+        let nodes = self.held.len() as u16;
+        // The link by which each node was reached.
+        let mut came: Vec<Option<Link>> = vec![None; self.held.len()];
         // By zone: where a zone is full, most partitions can enter none of its
         // nodes, and that is asked once.
         let mut unreached: Vec<Vec<u16>> = vec![Vec::new(); self.plan.zones.len()];
-        (0..nodes as u16).for_each(|node| unreached[self.zone(node)].push(node));
+        (0..nodes).for_each(|node| unreached[self.zone(node)].push(node));
         let mut queue = VecDeque::new();
         match start {
             Start::Node(node) => {
-                cost[node as usize] = 0;
-                queue.push_back((0, node));
+                unreached[self.zone(node)].retain(|&other| other != node);
+                queue.push_back(node);
             }
             Start::Hole(partition) => {
-                for to in (0..nodes as u16).filter(|&to| self.may_fill(partition, to)) {
-                    let price = u32::from(fewest_links || !self.before.contains(to, partition));
-                    cost[to as usize] = price;
-                    came[to as usize] = Link {
+                for to in (0..nodes).filter(|&to| self.may_fill(partition, to)) {
+                    came[to as usize] = Some(Link {
                         partition,
                         from: NOBODY,
                         to,
-                    };
-                    match price {
-                        0 => queue.push_front((0, to)),
-                        _ => queue.push_back((1, to)),
-                    }
+                    });
+                    unreached[self.zone(to)].retain(|&other| other != to);
+                    queue.push_back(to);
                 }
             }
         }
-        while let Some((paid, from)) = queue.pop_front() {
-            if std::mem::replace(&mut closed[from as usize], true) {
-                continue;
-            }
+        while let Some(from) = queue.pop_front() {
             if self.has_room(from) {
-                let mut links = vec![came[from as usize]];
-                while links[links.len() - 1].from != NOBODY {
-                    let link = came[links[links.len() - 1].from as usize];
-                    if link.to == NOBODY {
-                        break;
-                    }
-                    links.push(link);
-                }
+                let back = |link: &Link| came.get(link.from as usize).copied().flatten();
+                let mut links: Vec<Link> =
+                    std::iter::successors(came[from as usize], back).collect();
                 links.reverse();
                 return Some(links);
             }
             for partition in self.now.of(from) {
-                let sent_on = !fewest_links && !self.before.contains(from, partition);
-                // Nodes that are reached already can only be reached cheaper by
-                // links that are free, so only those are tried on them.
-                let reach = |to: u16| -> Option<u32> {
-                    let index = to as usize;
-                    if closed[index] || cost[index] <= paid || !self.may_pass(partition, from, to) {
-                        return None;
+                for (entered, nodes) in unreached.iter_mut().enumerate() {
+                    if nodes.is_empty() || !self.may_cross(partition, self.zone(from), entered) {
+                        continue;
                     }
-                    let returns = !fewest_links && self.before.contains(to, partition);
-                    let price = paid + u32::from(!sent_on && !returns);
-                    (price < cost[index]).then_some(price)
-                };
-                let mut reached = Vec::new();
-                if sent_on || !fewest_links && self.left(partition).next().is_some() {
-                    reached.extend((0..nodes as u16).filter_map(|to| Some((reach(to)?, to))));
-                } else {
-                    let left = self.zone(from);
-                    let open = unreached.iter_mut().enumerate().filter(|(entered, nodes)| {
-                        !nodes.is_empty() && self.may_cross(partition, left, *entered)
+                    nodes.retain(|&to| {
+                        let holds = self.now.contains(to, partition);
+                        if !holds {
+                            came[to as usize] = Some(Link {
+                                partition,
+                                from,
+                                to,
+                            });
+                            queue.push_back(to);
+                        }
+                        holds
                     });
-                    for (_, nodes) in open {
-                        nodes.retain(|&node| cost[node as usize] == UNREACHED);
-                        reached.extend(nodes.iter().filter_map(|&to| Some((reach(to)?, to))));
-                    }
-                }
-                for (price, to) in reached {
-                    cost[to as usize] = price;
-                    came[to as usize] = Link {
-                        partition,
-                        from,
-                        to,
-                    };
-                    if price == paid {
-                        queue.push_front((price, to));
-                    } else {
-                        queue.push_back((price, to));
-                    }
                 }
             }
         }

@@ -362,6 +362,28 @@ fn a_member_without_weight_holds_nothing() {
     assert!(layout.suits(&[]));
 }
 
+/// Rounding that suits the zones is not worth a move by itself.
+#[test]
+fn what_is_balanced_stays() {
+    let first = [(500, 0), (500, 0), (1146, 1), (500, 0)];
+    let second = [
+        (2489, 0),
+        (2469, 0),
+        (35086, 0),
+        (500, 0),
+        (0, 0),
+        (2942, 1),
+        (788, 1),
+        (73789, 2),
+    ];
+    let mut layout = Layout::founding(64, 1, member(0, 1000, 0));
+    for members in [&first[..], &second[..]] {
+        let member = |(number, &(weight, zone))| member(number, weight, zone);
+        let members: Vec<Candidate> = members.iter().enumerate().map(member).collect();
+        layout = step(&layout, &members);
+    }
+}
+
 #[test]
 fn looks_things_up() {
     let members: Vec<Candidate> = (0..5).map(|number| member(number, 1000, number)).collect();
