@@ -55,8 +55,9 @@ echo "reconcilers/prebuilt is built from these sources, by $(cat "$prebuilt/COMP
 if [[ ${1:-} = --rebuild ]]; then
     fresh=$(mktemp -d)
     trap 'rm -rf "$fresh"' EXIT
-    "$root/scripts/build-reconcilers.sh" "$fresh" >/dev/null
-    cd "$fresh"
+    # From nothing, or cargo would hand back what it built last time.
+    CARGO_TARGET_DIR=$fresh/target "$root/scripts/build-reconcilers.sh" "$fresh/prebuilt" >/dev/null
+    cd "$fresh/prebuilt"
     for module in *.wasm test/*.wasm; do
         if cmp --silent "$module" "$prebuilt/$module"; then
             echo "same bytes   $module"

@@ -147,7 +147,9 @@ impl<'a> State<'a> {
             set: Some(Step { counter, quantity }),
             added: Vec::new(),
         };
-        self.items.insert(item, BTreeMap::from([(actor, entry)]));
+        let entries = self.items.entry(item).or_default();
+        entries.clear();
+        entries.insert(actor, entry);
     }
 
     /// Removes all that is seen of `item`.
@@ -167,10 +169,13 @@ impl<'a> State<'a> {
             u128::from(set.max().unwrap_or(0))
                 + added.map(|step| u128::from(step.quantity)).sum::<u128>()
         };
-        self.items
-            .iter()
-            .map(|(&item, entries)| (item, quantity(entries)))
-            .collect()
+        let mut quantities = BTreeMap::new();
+        quantities.extend(
+            self.items
+                .iter()
+                .map(|(&item, entries)| (item, quantity(entries))),
+        );
+        quantities
     }
 
     /// The least state that has seen what either has.
@@ -324,7 +329,10 @@ impl Entry {
 
 /// The keys of both maps, each once.
 fn either<K: Ord + Copy, V>(one: &BTreeMap<K, V>, other: &BTreeMap<K, V>) -> BTreeSet<K> {
-    one.keys().chain(other.keys()).copied().collect()
+    // Not `collect`, which sorts first: a sort is kilobytes of module.
+    let mut keys = BTreeSet::new();
+    keys.extend(one.keys().chain(other.keys()));
+    keys
 }
 
 /// Whether `next` comes after all the keys that are there.
