@@ -228,7 +228,7 @@ impl Interface<'_> {
             .get_export(None, self.name)
             .and_then(|(_, instance)| self.component.get_export(Some(&instance), name));
         let (item, index) = found.ok_or_else(|| mistyped("it is missing".to_owned()))?;
-        let ComponentItem::ComponentFunc(func) = item.ty else {
+        let ComponentItem::ComponentFunc(func) = item else {
             return Err(mistyped("it is no function".to_owned()));
         };
         self.typecheck::<Params, Return>(&func)
