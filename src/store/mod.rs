@@ -3,13 +3,22 @@
 //!
 //! Promises of every store: a request is answered exactly once; a change is
 //! answered only when it will survive what the durability promises; a row is
-//! read as it was written or reported as damaged, never as absent; requests for
-//! one item take effect in the order they were submitted.
+//! read as it was written or reported as damaged, never as absent; changes of
+//! one item take effect in the order they were submitted, and a read sees every
+//! change that was answered before the read was submitted. Of a change that is
+//! not answered yet a read may see the outcome or not.
+
+pub mod memory;
+pub mod row;
+pub mod sqlite;
+#[cfg(test)]
+pub(crate) mod suite;
 
 use crate::protocol::effect::{StoreError, StoreReply, StoreRequest};
 
-/// Takes the answer to a request. Called on a thread of the store's: it must not
-/// block.
+/// Takes the answer to a request. Called on a thread of the store's, or on the
+/// one that submits when the answer is known at once: it must not block, nor
+/// close the store. It may submit further requests.
 pub type Done = Box<dyn FnOnce(Result<StoreReply, StoreError>) + Send>;
 
 /// A node's store.
@@ -51,4 +60,6 @@ pub struct Figures {
     pub changes: u64,
     /// Transactions by how many changes they held: up to 1, 2, 4, … 1024.
     pub batch_sizes: [u64; 11],
+    /// Times that a stored row was found damaged.
+    pub damaged_rows: u64,
 }

@@ -1,0 +1,475 @@
+//! The store in SQLite files.
+//!
+//! Promises, beside those of [`Store`]: partitions are spread over several
+//! files, each with one writing thread that gathers what waits into one
+//! transaction (writer.rs), while a few threads read beside them (reader.rs).
+//! Under [`Durability::Commit`] what was answered survives power loss; under
+//! [`Durability::Os`] it survives the end of the process, and a store that may
+//! have lost commits has a new incarnation when it is opened. One process at a
+//! time holds a data directory. Queues are bounded.
+//!
+//! Order: changes of one item take effect as they were submitted. A read sees
+//! every change that was answered before the read was submitted; of a change
+//! that is not answered yet it may see the outcome or not, but never a part of
+//! it, and never one whose predecessor it does not see.
+//!
+//! Not promised: one transaction over several files; a request about hints that
+//! spans files and fails may have been done in part, and asking again finishes
+//! it. Nor that damage to SQLite's own pages is always noticed when a row is
+//! read: rows carry a checksum, the pages of the index do not, and a key that
+//! rots there may be looked for in vain until the rows are next scanned.
+
+mod file;
+mod open;
+mod queue;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::thread::{self, JoinHandle};
+
+use rusqlite::Connection;
+
+pub use self::open::{
+    Durability, MAX_FILES, MAX_QUEUED_CHANGE_BYTES, MAX_QUEUED_CHANGES, MAX_QUEUED_READS,
+    OnFailedCommit, OpenError, Options,
+};
+use self::open::{lock, open_files, rest, wake};
+use self::queue::{Queue, Refused};
+use self::reader::{Query, Reader};
+use self::writer::{Change, Job, Writer};
+use super::row::Damage;
+use super::{Done, Figures, Store};
+use crate::protocol::effect::{StoreError, StoreReply, StoreRequest};
+use crate::protocol::id::{ItemKey, Partition};
+use crate::protocol::replica::Row;
+
+/// How many threads read. More than one, so that a read that waits for the disk
+/// does not hold up those that would not.
+const READERS: usize = 2;
+
+/// Takes a [`Done`] along, and calls it with an error if nobody else did: a
+/// thread that dies still answers.
+pub(crate) struct Answer(Option<Done>);
+
+impl Answer {
+    pub(crate) fn give(mut self, reply: Result<StoreReply, StoreError>) {
+        if let Some(done) = self.0.take() {
+            done(reply);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done(Err(closed()));
+        }
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Io("the store is closed".into())
+}
+
+/// What the store's threads share.
+pub(crate) struct Shared {
+    incarnation: AtomicU64,
+    commits: AtomicU64,
+    changes: AtomicU64,
+    damaged: AtomicU64,
+    batch_sizes: [AtomicU64; 11],
+    on_failed_commit: Option<OnFailedCommit>,
+    /// Held while the store is open: locks the directory.
+    lock: Mutex<Option<File>>,
+}
+
+impl Shared {
+    pub(crate) fn note_commit(&self, changes: usize) {
+        let changes = changes as u64;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.changes.fetch_add(changes, Ordering::Relaxed);
+        let bucket = changes.next_power_of_two().trailing_zeros() as usize;
+        self.batch_sizes[bucket.min(10)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_damage(&self) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_damage(&self, partition: Partition, key: &ItemKey, damage: &Damage) {
+        self.count_damage();
+        tracing::error!(partition = partition.0, ?key, %damage, "a stored row is damaged");
+    }
+
+    pub(crate) fn tell_failed_commit(&self, error: &StoreError) {
+        if let Some(tell) = &self.on_failed_commit {
+            tell(error);
+        }
+    }
+}
+
+/// The file that holds a partition.
+pub(crate) fn file_of(partition: Partition, files: usize) -> u32 {
+    partition.0 % files as u32
+}
+
+struct Threads {
+    readers: Vec<JoinHandle<()>>,
+    writers: Vec<JoinHandle<Option<Connection>>>,
+}
+
+/// A store in SQLite files.
+pub struct SqliteStore {
+    data_dir: PathBuf,
+    shared: Arc<Shared>,
+    /// By file.
+    changes: Vec<Arc<Queue<Job>>>,
+    queries: Arc<Queue<Query>>,
+    threads: Mutex<Option<Threads>>,
+}
+
+impl SqliteStore {
+    /// Opens the store in `options.data_dir`, or makes one there.
+    pub fn open(options: Options) -> Result<Arc<Self>, OpenError> {
+        let dir = &options.data_dir;
+        let lock = lock(dir)?;
+        let connections = open_files(&options)?;
+        let first = file::path(dir, 0);
+        let incarnation =
+            wake(&connections[0], &options).map_err(|source| OpenError::sqlite(&first, source))?;
+        let shared = Arc::new(Shared {
+            incarnation: AtomicU64::new(incarnation),
+            commits: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
+            batch_sizes: Default::default(),
+            on_failed_commit: options.on_failed_commit.clone(),
+            lock: Mutex::new(Some(lock)),
+        });
+        let files = connections.len() as u32;
+        let queries = Arc::new(Queue::new(options.max_queued_reads, usize::MAX));
+        let mut readers = Vec::new();
+        for _ in 0..READERS {
+            readers.push(Reader {
+                connections: (0..files)
+                    .map(|file| file::open_reader(&file::path(dir, file)))
+                    .collect::<Result<_, _>>()?,
+                queue: queries.clone(),
+                shared: shared.clone(),
+            });
+        }
+        let mut writers = Vec::new();
+        for (connection, file) in connections.into_iter().zip(0..) {
+            file::set_durability(&connection, options.durability)
+                .map_err(|source| OpenError::sqlite(&file::path(dir, file), source))?;
+            writers.push(Writer {
+                connection,
+                file,
+                durability: options.durability,
+                queue: Arc::new(Queue::new(
+                    options.max_queued_changes,
+                    options.max_queued_change_bytes,
+                )),
+                shared: shared.clone(),
+                broken: None,
+                logged_pages: 0,
+                buffer: Vec::new(),
+            });
+        }
+        let changes = writers.iter().map(|writer| writer.queue.clone()).collect();
+        let store = Arc::new(SqliteStore {
+            data_dir: dir.clone(),
+            shared,
+            changes,
+            queries,
+            threads: Mutex::new(Some(Threads {
+                readers: Vec::new(),
+                writers: Vec::new(),
+            })),
+        });
+        store.start(readers, writers)?;
+        Ok(store)
+    }
+
+    /// Starts the threads. If one cannot be had, dropping the store ends those
+    /// that run.
+    fn start(&self, readers: Vec<Reader>, writers: Vec<Writer>) -> Result<(), OpenError> {
+        let failed = |source| OpenError::io(&self.data_dir, source);
+        let mut threads = self.threads();
+        let threads = threads.as_mut().expect("the store was just made");
+        for (reader, number) in readers.into_iter().zip(0..) {
+            let thread = thread::Builder::new().name(format!("store-read-{number}"));
+            let thread = thread.spawn(|| {
+                let _leaving = Leaving(reader.queue.clone());
+                reader.run();
+            });
+            threads.readers.push(thread.map_err(failed)?);
+        }
+        for writer in writers {
+            let thread = thread::Builder::new().name(format!("store-write-{}", writer.file));
+            let thread = thread.spawn(|| {
+                let _leaving = Leaving(writer.queue.clone());
+                writer.run()
+            });
+            threads.writers.push(thread.map_err(failed)?);
+        }
+        Ok(())
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Option<Threads>> {
+        self.threads.lock().expect("no code panics under this lock")
+    }
+
+    /// All rows of a partition, in the order of table, partition key and sort
+    /// key. Blocks and holds them all: for checks and repair, not for serving.
+    pub fn scan(&self, partition: Partition) -> Result<Vec<(ItemKey, Row)>, StoreError> {
+        let file = file_of(partition, self.changes.len());
+        let connection = file::open_reader(&file::path(&self.data_dir, file))
+            .map_err(|error| StoreError::Io(error.to_string()))?;
+        reader::scan(&connection, partition)
+    }
+
+    fn change(&self, file: u32, change: Change, done: Done) {
+        let bytes = change.size_bytes();
+        let answer = Answer(Some(done));
+        match self.changes[file as usize].push(Job { change, answer }, bytes) {
+            Ok(()) => {}
+            Err(Refused::Full(job)) => job.answer.give(Err(StoreError::Overloaded)),
+            Err(Refused::Closed(job)) => job.answer.give(Err(closed())),
+        }
+    }
+
+    fn ask(&self, query: Query) {
+        let (query, error) = match self.queries.push(query, 0) {
+            Ok(()) => return,
+            Err(Refused::Full(query)) => (query, StoreError::Overloaded),
+            Err(Refused::Closed(query)) => (query, closed()),
+        };
+        match query {
+            Query::Read { answer, .. }
+            | Query::Hints { answer, .. }
+            | Query::CountHints { answer } => answer.give(Err(error)),
+            Query::Meta { answer, .. } => {
+                if answer.send(Err(error)).is_err() {
+                    tracing::debug!("the one who asked for a record has gone");
+                }
+            }
+        }
+    }
+
+    /// Hands each file its hints and answers when the last has answered.
+    fn drop_hints(
+        &self,
+        hints: Vec<(
+            crate::protocol::effect::HintId,
+            Partition,
+            ItemKey,
+            Option<crate::protocol::siblings::StateHash>,
+        )>,
+        done: Done,
+    ) {
+        let mut by_file = std::collections::BTreeMap::<u32, Vec<_>>::new();
+        for hint in hints {
+            // An id of another file than its item's names no hint.
+            let file = file_of(hint.1, self.changes.len());
+            if hint.0.file == file {
+                by_file.entry(file).or_default().push(hint);
+            }
+        }
+        let Some(parts) = std::num::NonZeroUsize::new(by_file.len()) else {
+            return done(Ok(StoreReply::Done));
+        };
+        let gather = Arc::new(Mutex::new((parts.get(), None, Some(done))));
+        for (file, hints) in by_file {
+            let gather = gather.clone();
+            let part_done = move |reply: Result<StoreReply, StoreError>| {
+                let mut state = gather.lock().expect("no code panics under this lock");
+                let (left, failed, done) = &mut *state;
+                *left -= 1;
+                if let Err(error) = reply {
+                    failed.get_or_insert(error);
+                }
+                if *left > 0 {
+                    return;
+                }
+                let reply = failed.take().map_or(Ok(StoreReply::Done), Err);
+                let done = done.take();
+                drop(state);
+                if let Some(done) = done {
+                    done(reply);
+                }
+            };
+            self.change(file, Change::DropHints(hints), Box::new(part_done));
+        }
+    }
+
+    /// Lets the threads finish what waits and end.
+    ///
+    /// With `clean`, all files are brought to rest and the end is marked so. On
+    /// a thread of the store's own, which cannot wait for itself, they are only
+    /// told to end.
+    fn end(&self, clean: bool) {
+        let Some(threads) = self.threads().take() else {
+            return;
+        };
+        self.queries.close();
+        self.changes.iter().for_each(|queue| queue.close());
+        let me = thread::current().id();
+        let mut ids = threads.readers.iter().map(|thread| thread.thread().id());
+        let mut writer_ids = threads.writers.iter().map(|thread| thread.thread().id());
+        if ids.any(|id| id == me) || writer_ids.any(|id| id == me) {
+            tracing::error!("the store was dropped on its own thread; it ends uncleanly");
+            return;
+        }
+        for thread in threads.readers {
+            if thread.join().is_err() {
+                tracing::error!("a reading thread had panicked");
+            }
+        }
+        let writers: Vec<Option<Connection>> = threads
+            .writers
+            .into_iter()
+            .map(|thread| thread.join().ok().flatten())
+            .collect();
+        if clean {
+            match writers.into_iter().collect::<Option<Vec<_>>>() {
+                Some(connections) => {
+                    if let Err(error) = rest(&connections) {
+                        tracing::error!(%error, "the store did not come to rest");
+                    }
+                }
+                None => tracing::error!("a writing thread had failed; the end is not clean"),
+            }
+        }
+        let lock = self.shared.lock.lock();
+        lock.expect("no code panics under this lock").take();
+    }
+}
+
+/// Empties the queue of a thread that ends by a panic, so that those who wait
+/// are answered, and nobody comes after them.
+struct Leaving<T>(Arc<Queue<T>>);
+
+impl<T> Drop for Leaving<T> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            drop(self.0.abandon());
+        }
+    }
+}
+
+impl Store for SqliteStore {
+    fn submit(&self, request: StoreRequest, done: Done) {
+        let files = self.changes.len();
+        match request {
+            StoreRequest::Read { partition, key } => {
+                let answer = Answer(Some(done));
+                self.ask(Query::Read {
+                    partition,
+                    key,
+                    answer,
+                });
+            }
+            StoreRequest::Update {
+                partition,
+                key,
+                mutation,
+                hints,
+            } => {
+                let change = Change::Update {
+                    partition,
+                    key,
+                    mutation,
+                    hints,
+                };
+                self.change(file_of(partition, files), change, done);
+            }
+            StoreRequest::AddHints {
+                partition,
+                key,
+                hints,
+            } => {
+                let change = Change::AddHints {
+                    partition,
+                    key,
+                    hints,
+                };
+                self.change(file_of(partition, files), change, done);
+            }
+            StoreRequest::Hints { target, limit } => {
+                let answer = Answer(Some(done));
+                self.ask(Query::Hints {
+                    target,
+                    limit,
+                    answer,
+                });
+            }
+            StoreRequest::DropHints { hints } => self.drop_hints(hints, done),
+            StoreRequest::CountHints => {
+                let answer = Answer(Some(done));
+                self.ask(Query::CountHints { answer });
+            }
+            StoreRequest::PutMeta { name, bytes } => {
+                self.change(0, Change::PutMeta { name, bytes }, done);
+            }
+        }
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.shared.incarnation.load(Ordering::SeqCst)
+    }
+
+    fn renew_incarnation(&self, incarnation: u64) -> Result<(), StoreError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let done = move |reply| {
+            if answer.send(reply).is_err() {
+                tracing::debug!("the one who renewed the incarnation has gone");
+            }
+        };
+        self.change(0, Change::SetIncarnation(incarnation), Box::new(done));
+        answered.recv().unwrap_or_else(|_| Err(closed()))?;
+        self.shared.incarnation.store(incarnation, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.ask(Query::Meta {
+            name: name.to_owned(),
+            answer,
+        });
+        answered.recv().unwrap_or_else(|_| Err(closed()))
+    }
+
+    fn figures(&self) -> Figures {
+        let shared = &self.shared;
+        let mut figures = Figures {
+            write_queue_depth: self.changes.iter().map(|queue| queue.len() as u64).sum(),
+            read_queue_depth: self.queries.len() as u64,
+            commits: shared.commits.load(Ordering::Relaxed),
+            changes: shared.changes.load(Ordering::Relaxed),
+            damaged_rows: shared.damaged.load(Ordering::Relaxed),
+            ..Figures::default()
+        };
+        for (figure, count) in figures.batch_sizes.iter_mut().zip(&shared.batch_sizes) {
+            *figure = count.load(Ordering::Relaxed);
+        }
+        figures
+    }
+
+    fn close(&self) {
+        self.end(true);
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.end(false);
+    }
+}

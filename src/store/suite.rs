@@ -1,0 +1,732 @@
+//! One suite of tests for every store, and what such tests need.
+//!
+//! Each test is a function of a [`Subject`]; the macro at the end runs all of
+//! them for each store. What only SQLite promises is in `sqlite/tests.rs`.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, mpsc};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::Store;
+use super::memory::MemoryStore;
+use super::sqlite::{Options, SqliteStore};
+use crate::protocol::context::Context;
+use crate::protocol::dot::{Actor, Dot, Epoch};
+use crate::protocol::effect::{Hint, HintId, StoreError, StoreReply, StoreRequest};
+use crate::protocol::id::{ItemKey, NodeId, Partition, TableId};
+use crate::protocol::replica::{Draft, Minting, Mutation, Outcome, Row, SiblingLimits, plan_write};
+use crate::protocol::siblings::{SiblingSet, StateHash};
+
+/// The node that the tests mint as.
+pub const NODE: NodeId = NodeId(1);
+
+/// What the tests ask of a store beyond the trait.
+pub trait Subject: Store {
+    fn rows_of(&self, partition: Partition) -> Vec<(ItemKey, Row)>;
+}
+
+impl Subject for MemoryStore {
+    fn rows_of(&self, partition: Partition) -> Vec<(ItemKey, Row)> {
+        let rows = self.rows().into_iter();
+        rows.filter(|(p, ..)| *p == partition)
+            .map(|(_, key, row)| (key, row))
+            .collect()
+    }
+}
+
+impl Subject for SqliteStore {
+    fn rows_of(&self, partition: Partition) -> Vec<(ItemKey, Row)> {
+        self.scan(partition).expect("no row is damaged")
+    }
+}
+
+pub fn key(name: &str) -> ItemKey {
+    ItemKey::new(TableId(1), name.as_bytes(), None)
+}
+
+/// Asks and waits.
+pub fn ask(store: &(impl Store + ?Sized), request: StoreRequest) -> Result<StoreReply, StoreError> {
+    let (send, receive) = mpsc::channel();
+    store.submit(
+        request,
+        Box::new(move |reply| send.send(reply).expect("the test waits")),
+    );
+    receive.recv().expect("a request is answered")
+}
+
+/// A blind write of `value`, minted with the epoch if the row has none.
+pub fn write(value: &str, fresh_epoch: u64) -> Mutation {
+    write_after(Context::new(), value, fresh_epoch)
+}
+
+pub fn write_after(client: Context, value: &str, fresh_epoch: u64) -> Mutation {
+    Mutation::Write {
+        draft: Draft {
+            client,
+            value: Some(Bytes::copy_from_slice(value.as_bytes())),
+            content_type: "text/plain".into(),
+        },
+        minting: minting(fresh_epoch),
+        limits: SiblingLimits {
+            fold_above: None,
+            max_siblings: 10_000,
+            max_actors: 20,
+        },
+    }
+}
+
+fn minting(fresh_epoch: u64) -> Minting {
+    Minting {
+        node: NODE,
+        incarnation: 7,
+        now_us: 1_000,
+        fresh_epoch: Epoch(fresh_epoch),
+    }
+}
+
+pub fn update(partition: u32, name: &str, mutation: Mutation, hints: Vec<NodeId>) -> StoreRequest {
+    StoreRequest::Update {
+        partition: Partition(partition),
+        key: key(name),
+        mutation,
+        hints,
+    }
+}
+
+pub fn put(store: &(impl Store + ?Sized), partition: u32, name: &str, value: &str) -> Outcome {
+    updated(ask(store, update(partition, name, write(value, 5), vec![])))
+}
+
+pub fn updated(reply: Result<StoreReply, StoreError>) -> Outcome {
+    match reply {
+        Ok(StoreReply::Updated(outcome)) => outcome,
+        other => panic!("not the reply to an update: {other:?}"),
+    }
+}
+
+pub fn read(
+    store: &(impl Store + ?Sized),
+    partition: u32,
+    name: &str,
+) -> Result<Option<Row>, StoreError> {
+    let request = StoreRequest::Read {
+        partition: Partition(partition),
+        key: key(name),
+    };
+    ask(store, request).map(|reply| match reply {
+        StoreReply::Row(row) => row,
+        other => panic!("not the reply to a read: {other:?}"),
+    })
+}
+
+/// The values of an item, sorted.
+pub fn values(store: &(impl Store + ?Sized), partition: u32, name: &str) -> Vec<Bytes> {
+    let row = read(store, partition, name)
+        .expect("reads")
+        .unwrap_or_default();
+    let mut values: Vec<Bytes> = row
+        .set
+        .siblings()
+        .filter_map(|(_, version)| version.value.clone())
+        .collect();
+    values.sort();
+    values
+}
+
+pub fn hints(store: &(impl Store + ?Sized), target: NodeId, limit: usize) -> Vec<Hint> {
+    match ask(store, StoreRequest::Hints { target, limit }) {
+        Ok(StoreReply::Hints(hints)) => hints,
+        other => panic!("not the reply to a listing: {other:?}"),
+    }
+}
+
+fn drop_hint(store: &impl Store, hint: &Hint, then_drop: Option<StateHash>) {
+    let hints = vec![(hint.id, hint.partition, hint.key.clone(), then_drop)];
+    assert_eq!(
+        ask(store, StoreRequest::DropHints { hints }),
+        Ok(StoreReply::Done)
+    );
+}
+
+fn hash_of(store: &impl Store, partition: u32, name: &str) -> StateHash {
+    let row = read(store, partition, name).expect("reads");
+    row.expect("the row is there").set.hash()
+}
+
+fn foreign_set(counter: u64, value: &'static str) -> SiblingSet {
+    let dot = Dot {
+        actor: Actor {
+            node: NodeId(99),
+            epoch: Epoch(9),
+        },
+        counter,
+    };
+    let version = crate::protocol::siblings::Version {
+        value: Some(Bytes::from_static(value.as_bytes())),
+        content_type: "text/plain".into(),
+        written_at_us: 500,
+        stands_for: None,
+    };
+    SiblingSet::delta(&Context::new(), dot, version)
+}
+
+/// Rows as life makes them: a few writes, some of them informed, some foreign.
+pub fn rows() -> impl Strategy<Value = Row> {
+    let step = (any::<bool>(), any::<bool>(), 1u64..4, "[a-z]{0,40}");
+    prop::collection::vec(step, 0..6).prop_map(|steps| {
+        let mut row = Row::default();
+        for (foreign, informed, counter, value) in steps {
+            if foreign {
+                row.set.sync(&foreign_set(counter, "theirs"));
+                continue;
+            }
+            let draft = Draft {
+                client: if informed {
+                    row.set.context().clone()
+                } else {
+                    Context::new()
+                },
+                value: (!value.is_empty()).then(|| Bytes::from(value)),
+                content_type: "text/plain".into(),
+            };
+            row = plan_write(row, &draft, &minting(5)).0;
+        }
+        row
+    })
+}
+
+fn what_is_written_is_read(store: &impl Subject) {
+    assert_eq!(read(store, 0, "a"), Ok(None));
+    assert!(matches!(put(store, 0, "a", "one"), Outcome::Written(_)));
+    assert_eq!(values(store, 0, "a"), ["one"]);
+    assert_eq!(read(store, 0, "b"), Ok(None));
+    assert_eq!(read(store, 1, "a"), Ok(None), "partitions are apart");
+    let seen = read(store, 0, "a").expect("reads").expect("is there");
+    let informed = write_after(seen.set.context().clone(), "two", 6);
+    let outcome = updated(ask(store, update(0, "a", informed, vec![])));
+    assert!(matches!(outcome, Outcome::Written(_)));
+    assert_eq!(values(store, 0, "a"), ["two"]);
+}
+
+fn every_dot_is_minted_once(store: &impl Subject) {
+    const THREADS: u64 = 8;
+    const WRITES: u64 = 25;
+    let (send, receive) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let send = send.clone();
+            scope.spawn(move || {
+                for number in 0..WRITES {
+                    let send = send.clone();
+                    let change = write(&format!("{thread}/{number}"), thread * WRITES + number);
+                    store.submit(
+                        update(0, "a", change, vec![]),
+                        Box::new(move |reply| send.send(updated(reply)).expect("the test waits")),
+                    );
+                }
+            });
+        }
+    });
+    drop(send);
+    let dots: Vec<Dot> = receive
+        .iter()
+        .map(|outcome| match outcome {
+            Outcome::Written(written) => written.dot,
+            other => panic!("not written: {other:?}"),
+        })
+        .collect();
+    let distinct: BTreeSet<Dot> = dots.iter().copied().collect();
+    assert_eq!(dots.len() as u64, THREADS * WRITES);
+    assert_eq!(distinct.len(), dots.len());
+    let actors: BTreeSet<Actor> = dots.iter().map(|dot| dot.actor).collect();
+    assert_eq!(actors.len(), 1, "an item's epoch lasts");
+    assert_eq!(values(store, 0, "a").len(), dots.len());
+}
+
+fn changes_take_effect_as_submitted(store: &impl Subject) {
+    let (send, receive) = mpsc::channel();
+    for number in 0..50 {
+        let send = send.clone();
+        store.submit(
+            update(0, "a", write("x", number), vec![]),
+            Box::new(move |reply| send.send(updated(reply)).expect("the test waits")),
+        );
+    }
+    for number in 1..=50 {
+        let Outcome::Written(written) = receive.recv().expect("answered") else {
+            panic!("not written");
+        };
+        assert_eq!(written.dot.counter, number);
+    }
+}
+
+fn replace_is_refused_when_the_state_moved_on(store: &impl Subject) {
+    put(store, 0, "a", "one");
+    let before = hash_of(store, 0, "a");
+    put(store, 0, "a", "two");
+    let replacement = Row {
+        set: foreign_set(1, "folded"),
+        ..Row::default()
+    };
+    let replace = |expected| Mutation::Replace {
+        expected,
+        row: replacement.clone(),
+    };
+    let target = NodeId(2);
+    let stale = updated(ask(store, update(0, "a", replace(before), vec![target])));
+    let now = read(store, 0, "a").expect("reads").expect("is there");
+    assert_eq!(stale, Outcome::Conflict(now.clone()));
+    assert_eq!(values(store, 0, "a"), ["one", "two"]);
+    assert_eq!(
+        hints(store, target, 9),
+        [],
+        "a change not made hints nothing"
+    );
+    let current = update(0, "a", replace(now.set.hash()), vec![target]);
+    assert_eq!(updated(ask(store, current)), Outcome::Replaced);
+    assert_eq!(values(store, 0, "a"), ["folded"]);
+    assert_eq!(hints(store, target, 9).len(), 1);
+    // An item that nobody wrote has a state too.
+    let absent = update(0, "b", replace(SiblingSet::new().hash()), vec![]);
+    assert_eq!(updated(ask(store, absent)), Outcome::Replaced);
+}
+
+fn syncing_twice_changes_nothing(store: &impl Subject) {
+    let sync = || Mutation::Sync {
+        set: foreign_set(1, "theirs"),
+        max_actors: 20,
+    };
+    let outcome = |changed| Outcome::Synced { changed };
+    let first = ask(store, update(0, "a", sync(), vec![]));
+    assert_eq!(updated(first), outcome(true));
+    let before = read(store, 0, "a");
+    let target = NodeId(2);
+    let again = ask(store, update(0, "a", sync(), vec![target]));
+    assert_eq!(updated(again), outcome(false));
+    assert_eq!(read(store, 0, "a"), before);
+    assert_eq!(hints(store, target, 9).len(), 1, "it is held all the same");
+}
+
+fn changes_within_a_batch_see_each_other(store: &impl Subject) {
+    // Submitted together, these meet in one transaction where the store has any.
+    let stale = SiblingSet::new().hash();
+    let requests = vec![
+        update(0, "a", write("one", 1), vec![]),
+        update(
+            0,
+            "a",
+            Mutation::Replace {
+                expected: stale,
+                row: Row::default(),
+            },
+            vec![],
+        ),
+        update(0, "a", write("two", 2), vec![]),
+    ];
+    let (send, receive) = mpsc::channel();
+    for request in requests {
+        let send = send.clone();
+        store.submit(
+            request,
+            Box::new(move |reply| send.send(updated(reply)).expect("the test waits")),
+        );
+    }
+    let outcomes: Vec<Outcome> = (0..3).map(|_| receive.recv().expect("answered")).collect();
+    assert!(matches!(outcomes[0], Outcome::Written(_)));
+    assert!(matches!(&outcomes[1], Outcome::Conflict(row) if row.set.len() == 1));
+    assert!(matches!(&outcomes[2], Outcome::Written(written) if written.dot.counter == 2));
+    assert_eq!(values(store, 0, "a"), ["one", "two"]);
+}
+
+fn hints_are_listed_oldest_first_with_their_rows(store: &impl Subject) {
+    let (target, other) = (NodeId(2), NodeId(u64::MAX));
+    for name in ["a", "b", "c"] {
+        ask(store, update(0, name, write(name, 1), vec![target, other])).expect("writes");
+    }
+    let names = |hints: Vec<Hint>| -> Vec<ItemKey> { hints.into_iter().map(|h| h.key).collect() };
+    assert_eq!(
+        names(hints(store, target, 9)),
+        [key("a"), key("b"), key("c")]
+    );
+    assert_eq!(names(hints(store, target, 2)), [key("a"), key("b")]);
+    assert_eq!(hints(store, target, 0), []);
+    assert_eq!(hints(store, NodeId(3), 9), []);
+    let listed = hints(store, target, 1);
+    assert_eq!(Ok(listed[0].row.clone()), read(store, 0, "a"));
+    assert_eq!(
+        ask(store, StoreRequest::CountHints),
+        Ok(StoreReply::HintCounts(vec![(target, 3), (other, 3)]))
+    );
+    // Added again, a hint goes to the end under another id.
+    let again = StoreRequest::AddHints {
+        partition: Partition(0),
+        key: key("a"),
+        hints: vec![target],
+    };
+    assert_eq!(ask(store, again), Ok(StoreReply::Done));
+    assert_eq!(
+        names(hints(store, target, 9)),
+        [key("b"), key("c"), key("a")]
+    );
+    assert_ne!(hints(store, target, 9)[2].id, listed[0].id);
+}
+
+fn a_hint_added_again_survives_its_predecessor(store: &impl Subject) {
+    let target = NodeId(2);
+    ask(store, update(0, "a", write("one", 1), vec![target])).expect("writes");
+    let listed = hints(store, target, 9);
+    let delivered = hash_of(store, 0, "a");
+    ask(store, update(0, "a", write("two", 1), vec![target])).expect("writes");
+    drop_hint(store, &listed[0], Some(delivered));
+    let left = hints(store, target, 9);
+    assert_eq!(left.len(), 1);
+    assert_ne!(left[0].id, listed[0].id);
+    assert_eq!(values(store, 0, "a"), ["one", "two"]);
+    // An id with another item's name forgets nothing.
+    let wrong = Hint {
+        key: key("b"),
+        ..left[0].clone()
+    };
+    drop_hint(store, &wrong, None);
+    assert_eq!(hints(store, target, 9), left);
+}
+
+fn a_row_is_dropped_with_its_last_hint_only(store: &impl Subject) {
+    let (target, other) = (NodeId(2), NodeId(3));
+    ask(store, update(0, "a", write("one", 1), vec![target, other])).expect("writes");
+    let state = hash_of(store, 0, "a");
+    drop_hint(store, &hints(store, target, 9)[0], Some(state));
+    assert_eq!(values(store, 0, "a"), ["one"], "the other hint names it");
+    let last = hints(store, other, 9);
+    drop_hint(store, &last[0], Some(StateHash([0; 16])));
+    assert_eq!(values(store, 0, "a"), ["one"], "its state is another");
+    drop_hint(store, &last[0], Some(state));
+    assert_eq!(read(store, 0, "a"), Ok(None));
+    // Without the wish, the row stays.
+    ask(store, update(0, "b", write("one", 1), vec![target])).expect("writes");
+    drop_hint(store, &hints(store, target, 9)[0], None);
+    assert_eq!(values(store, 0, "b"), ["one"]);
+    assert_eq!(
+        ask(store, StoreRequest::CountHints),
+        Ok(StoreReply::HintCounts(vec![]))
+    );
+    // A hint outlives its row, and says that it is gone.
+    let orphan = StoreRequest::AddHints {
+        partition: Partition(0),
+        key: key("a"),
+        hints: vec![target],
+    };
+    ask(store, orphan).expect("adds");
+    assert_eq!(hints(store, target, 9)[0].row, None);
+    // An item that was dropped can be written again.
+    put(store, 0, "a", "again");
+    assert_eq!(values(store, 0, "a"), ["again"]);
+}
+
+fn a_malformed_set_is_refused_and_changes_nothing(store: &impl Subject) {
+    put(store, 0, "a", "one");
+    // An actor of whom nothing was seen.
+    let mut bytes = vec![1];
+    bytes.extend_from_slice(&[0; 16]);
+    bytes.extend_from_slice(&[0, 0, 0, 0]);
+    let set: SiblingSet = postcard::from_bytes(&bytes).expect("decodes");
+    assert!(!set.is_well_formed());
+    let sync = Mutation::Sync {
+        set,
+        max_actors: 20,
+    };
+    let refused = ask(store, update(0, "a", sync, vec![NodeId(2)]));
+    assert!(
+        matches!(refused, Err(StoreError::Corrupt(_))),
+        "{refused:?}"
+    );
+    assert_eq!(values(store, 0, "a"), ["one"]);
+    assert_eq!(hints(store, NodeId(2), 9), []);
+}
+
+fn records_are_kept(store: &impl Subject) {
+    assert_eq!(store.meta("layout"), Ok(None));
+    for text in ["one", "two"] {
+        let put = StoreRequest::PutMeta {
+            name: "layout",
+            bytes: Bytes::from_static(text.as_bytes()),
+        };
+        assert_eq!(ask(store, put), Ok(StoreReply::Done));
+        assert_eq!(store.meta("layout"), Ok(Some(text.into())));
+    }
+    assert_eq!(store.meta("catalog"), Ok(None));
+    store.renew_incarnation(u64::MAX).expect("renews");
+    assert_eq!(store.incarnation(), u64::MAX);
+}
+
+fn items_lie_in_the_order_of_their_names(store: &impl Subject) {
+    let mut names: Vec<(u64, &[u8], Option<&[u8]>)> = vec![
+        (1, b"a", None),
+        (1, b"a", Some(b"\0")),
+        (1, b"a", Some(b"b")),
+        (1, b"a\0", None),
+        (1, b"a\0b", Some(b"a")),
+        (1, b"ab", None),
+        (2, b"\xff", Some(b"\xff")),
+        (2, b"\xff\xff", None),
+        (1 << 63, b"a", None),
+    ];
+    let keys = |names: &[(u64, &[u8], Option<&[u8]>)]| -> Vec<ItemKey> {
+        let names = names.iter();
+        names
+            .map(|(table, pk, sk)| ItemKey::new(TableId(*table), pk, *sk))
+            .collect()
+    };
+    let sorted = keys(&names);
+    names.reverse();
+    names.swap(1, 5);
+    for key in keys(&names) {
+        let request = StoreRequest::Update {
+            partition: Partition(3),
+            key,
+            mutation: write("x", 1),
+            hints: vec![],
+        };
+        ask(store, request).expect("writes");
+    }
+    put(store, 2, "elsewhere", "x");
+    let found: Vec<ItemKey> = store
+        .rows_of(Partition(3))
+        .into_iter()
+        .map(|(key, _)| key)
+        .collect();
+    assert_eq!(found, sorted);
+}
+
+fn a_closed_store_answers_with_errors(store: &impl Subject) {
+    put(store, 0, "a", "one");
+    store.close();
+    store.close();
+    assert!(matches!(read(store, 0, "a"), Err(StoreError::Io(_))));
+    let refused = ask(store, update(0, "a", write("two", 1), vec![]));
+    assert!(matches!(refused, Err(StoreError::Io(_))));
+}
+
+/// An answer may lead to the next request.
+fn an_answer_may_ask_again(store: Arc<impl Subject>) {
+    let (send, receive) = mpsc::channel();
+    let next = store.clone();
+    store.submit(
+        update(0, "a", write("one", 1), vec![]),
+        Box::new(move |_| {
+            let read = StoreRequest::Read {
+                partition: Partition(0),
+                key: key("a"),
+            };
+            next.submit(
+                read,
+                Box::new(move |reply| send.send(reply).expect("the test waits")),
+            );
+        }),
+    );
+    let reply = receive.recv().expect("answered");
+    assert!(matches!(reply, Ok(StoreReply::Row(Some(_)))));
+}
+
+/// A store for one test; the directory goes with it.
+type Made<S> = (Arc<S>, Option<TempDir>);
+
+fn memory() -> Made<MemoryStore> {
+    (Arc::new(MemoryStore::new(7)), None)
+}
+
+fn sqlite(files: u32) -> Made<SqliteStore> {
+    let dir = TempDir::new().expect("a directory");
+    let options = Options {
+        files: Some(files),
+        ..Options::new(dir.path(), 7)
+    };
+    (SqliteStore::open(options).expect("opens"), Some(dir))
+}
+
+macro_rules! suite {
+    ($($test:ident),* $(,)?) => {
+        mod in_memory {
+            $(#[test] fn $test() { super::$test(&*super::memory().0) })*
+        }
+        mod in_one_file {
+            $(#[test] fn $test() { let (store, _dir) = super::sqlite(1); super::$test(&*store) })*
+        }
+        mod in_three_files {
+            $(#[test] fn $test() { let (store, _dir) = super::sqlite(3); super::$test(&*store) })*
+        }
+    };
+}
+
+suite!(
+    what_is_written_is_read,
+    every_dot_is_minted_once,
+    changes_take_effect_as_submitted,
+    replace_is_refused_when_the_state_moved_on,
+    syncing_twice_changes_nothing,
+    changes_within_a_batch_see_each_other,
+    hints_are_listed_oldest_first_with_their_rows,
+    a_hint_added_again_survives_its_predecessor,
+    a_row_is_dropped_with_its_last_hint_only,
+    a_malformed_set_is_refused_and_changes_nothing,
+    records_are_kept,
+    items_lie_in_the_order_of_their_names,
+    a_closed_store_answers_with_errors,
+);
+
+#[test]
+fn answers_may_ask_again() {
+    an_answer_may_ask_again(memory().0);
+    let (store, _dir) = sqlite(2);
+    an_answer_may_ask_again(store);
+}
+
+#[test]
+fn a_memory_store_goes_back_to_what_it_was() {
+    let (store, _) = memory();
+    put(&*store, 0, "a", "one");
+    let snapshot = store.snapshot();
+    put(&*store, 0, "a", "two");
+    store.close();
+    store.restore(snapshot.clone());
+    assert_eq!(values(&*store, 0, "a"), ["one"]);
+    assert_eq!(store.snapshot(), snapshot);
+}
+
+/// A request with what its making needs: names are drawn from a few, so that
+/// requests meet.
+#[derive(Clone, Debug)]
+enum Step {
+    Write(u32, u8, bool, Vec<u8>),
+    Sync(u32, u8, u64),
+    Replace(u32, u8, bool),
+    Read(u32, u8),
+    AddHints(u32, u8, Vec<u8>),
+    Hints(u8, usize),
+    /// Drops the hint of this id, wishing the row away or not.
+    DropHints(u32, u8, i64, Option<bool>),
+    CountHints,
+    PutMeta(u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let item = || (0u32..2, 0u8..3);
+    let targets = || prop::collection::vec(2u8..5, 0..3);
+    let step = prop_oneof![
+        (item(), any::<bool>(), targets()).prop_map(|((p, k), i, t)| Step::Write(p, k, i, t)),
+        (item(), 1u64..4).prop_map(|((p, k), c)| Step::Sync(p, k, c)),
+        (item(), any::<bool>()).prop_map(|((p, k), fresh)| Step::Replace(p, k, fresh)),
+        item().prop_map(|(p, k)| Step::Read(p, k)),
+        (item(), targets()).prop_map(|((p, k), t)| Step::AddHints(p, k, t)),
+        (2u8..5, 0usize..4).prop_map(|(t, limit)| Step::Hints(t, limit)),
+        (item(), 1i64..12, prop::option::of(any::<bool>()))
+            .prop_map(|((p, k), id, d)| Step::DropHints(p, k, id, d)),
+        Just(Step::CountHints),
+        any::<u8>().prop_map(Step::PutMeta),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+fn name(number: u8) -> String {
+    format!("item-{number}")
+}
+
+fn nodes(numbers: &[u8]) -> Vec<NodeId> {
+    numbers.iter().map(|n| NodeId(u64::from(*n))).collect()
+}
+
+fn request(step: &Step, model: &MemoryStore, at: u64) -> StoreRequest {
+    let state = |p: u32, k: u8| read(model, p, &name(k)).expect("reads").unwrap_or_default();
+    match step {
+        Step::Write(p, k, informed, targets) => {
+            let client = if *informed {
+                state(*p, *k).set.context().clone()
+            } else {
+                Context::new()
+            };
+            let value = format!("value {at}");
+            update(
+                *p,
+                &name(*k),
+                write_after(client, &value, at),
+                nodes(targets),
+            )
+        }
+        Step::Sync(p, k, counter) => {
+            let sync = Mutation::Sync {
+                set: foreign_set(*counter, "theirs"),
+                max_actors: 20,
+            };
+            update(*p, &name(*k), sync, vec![])
+        }
+        Step::Replace(p, k, fresh) => {
+            let expected = if *fresh {
+                state(*p, *k).set.hash()
+            } else {
+                StateHash([1; 16])
+            };
+            let row = Row {
+                set: foreign_set(at, "folded"),
+                ..state(*p, *k)
+            };
+            update(*p, &name(*k), Mutation::Replace { expected, row }, vec![])
+        }
+        Step::Read(p, k) => StoreRequest::Read {
+            partition: Partition(*p),
+            key: key(&name(*k)),
+        },
+        Step::AddHints(p, k, targets) => StoreRequest::AddHints {
+            partition: Partition(*p),
+            key: key(&name(*k)),
+            hints: nodes(targets),
+        },
+        Step::Hints(target, limit) => StoreRequest::Hints {
+            target: NodeId(u64::from(*target)),
+            limit: *limit,
+        },
+        Step::DropHints(p, k, sequence, then_drop) => StoreRequest::DropHints {
+            hints: vec![(
+                HintId {
+                    file: 0,
+                    sequence: *sequence,
+                },
+                Partition(*p),
+                key(&name(*k)),
+                then_drop.map(|same| {
+                    if same {
+                        state(*p, *k).set.hash()
+                    } else {
+                        StateHash([2; 16])
+                    }
+                }),
+            )],
+        },
+        Step::CountHints => StoreRequest::CountHints,
+        Step::PutMeta(byte) => StoreRequest::PutMeta {
+            name: "record",
+            bytes: Bytes::copy_from_slice(&[*byte]),
+        },
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Both stores give the same answers and end with the same rows.
+    #[test]
+    fn stores_agree(steps in steps()) {
+        let (model, _) = memory();
+        let (store, _dir) = sqlite(1);
+        for (step, at) in steps.iter().zip(1..) {
+            let request = request(step, &model, at);
+            prop_assert_eq!(ask(&*store, request.clone()), ask(&*model, request));
+        }
+        prop_assert_eq!(store.meta("record"), model.meta("record"));
+        for partition in 0..2 {
+            prop_assert_eq!(store.rows_of(Partition(partition)), model.rows_of(Partition(partition)));
+        }
+    }
+}
