@@ -5,6 +5,14 @@
 //! queued or written comes back as [`Input::Undelivered`] at once. Messages to
 //! one peer usually arrive in order, but nothing may depend on it.
 
+pub mod codec;
+pub mod http;
+pub mod memory;
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod suite;
+
 use std::sync::Arc;
 
 use crate::protocol::effect::{Address, Input};
@@ -22,4 +30,10 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Queues a message for whoever listens at this address.
     fn contact(&self, address: &Address, message: Message);
+
+    /// Where a node listens that has introduced itself to this one, while it is
+    /// connected: how to answer a node that is in no member list yet.
+    fn address_of(&self, _node: NodeId) -> Option<Address> {
+        None
+    }
 }

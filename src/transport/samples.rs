@@ -1,0 +1,222 @@
+//! Messages for tests: one of every kind, with every field in use.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::protocol::catalog::{Catalog, Digest};
+use crate::protocol::context::Context;
+use crate::protocol::dot::{Actor, Dot, Epoch};
+use crate::protocol::effect::StoreError;
+use crate::protocol::id::{ClusterId, ItemKey, NodeId, Partition, TableId};
+use crate::protocol::membership::{Member, Status, Summary};
+use crate::protocol::message::{
+    Ask, ItemRequest, Message, MessageId, News, ReadAnswer, Refusal, Response, ValueResponse,
+};
+use crate::protocol::siblings::{SiblingSet, StateHash, Version};
+
+fn dot(counter: u64) -> Dot {
+    let actor = Actor {
+        node: NodeId::of("a"),
+        epoch: Epoch(0xfeed_beef),
+    };
+    Dot { actor, counter }
+}
+
+fn key() -> ItemKey {
+    ItemKey::new(TableId::of("carts", 1), b"alice\0", Some(b"\xff"))
+}
+
+fn context() -> Context {
+    let mut context = Context::new();
+    context.add(dot(1), 10);
+    context.add(dot(7), 20);
+    context
+}
+
+fn set(value: &[u8]) -> SiblingSet {
+    let version = Version {
+        value: Some(Bytes::copy_from_slice(value)),
+        content_type: Arc::from("text/plain"),
+        written_at_us: 30,
+        stands_for: Some(dot(7)),
+    };
+    SiblingSet::delta(&context(), dot(9), version)
+}
+
+/// A write of this value.
+pub fn write(value: &[u8]) -> Message {
+    Message::Write {
+        id: MessageId(u64::MAX),
+        partition: Partition(255),
+        key: key(),
+        set: set(value),
+        hint_for: Some(NodeId::of("b")),
+    }
+}
+
+/// A module of so many bytes.
+pub fn module(size_bytes: usize) -> Message {
+    Message::Module {
+        digest: Digest::of(b"module"),
+        bytes: Some(Bytes::from(vec![0x61; size_bytes])),
+    }
+}
+
+/// A probe with this id, to tell many messages apart.
+pub fn probe(id: u64) -> Message {
+    Message::Probe { id: MessageId(id) }
+}
+
+fn forward(id: u64, ask: Ask) -> Message {
+    Message::Forward {
+        id: MessageId(id),
+        item: ItemRequest {
+            table: TableId::of("carts", 1),
+            partition: Partition(3),
+            key: key(),
+            ask,
+            r: 2,
+            w: 1,
+            strict: true,
+            timeout_ms: 5000,
+        },
+    }
+}
+
+fn forwarded(id: u64, response: Response) -> Message {
+    Message::ForwardAnswer {
+        id: MessageId(id),
+        response,
+    }
+}
+
+fn summary() -> Summary {
+    Summary {
+        cluster: Some(ClusterId(5)),
+        members: vec![(NodeId::of("a"), 1), (NodeId::of("b"), u64::MAX)],
+        layout: (1, 2),
+        catalog: 3,
+    }
+}
+
+/// One message of every kind, and of every kind within those.
+pub fn one_of_each() -> Vec<Message> {
+    let id = MessageId(128);
+    let member = Member {
+        node: NodeId::of("b"),
+        name: Arc::from("b"),
+        incarnation: 2,
+        status: Status::Leaving,
+        address: Arc::from("127.0.0.1:8102"),
+        weight_milli: 1000,
+        zone: Arc::from("z1"),
+        wire_version: 1,
+        heartbeat: 99,
+        layout_seen: 1,
+        layout_synced: 1,
+    };
+    vec![
+        Message::Read {
+            id,
+            partition: Partition(0),
+            key: key(),
+            hash_only: true,
+        },
+        Message::ReadAnswer {
+            id,
+            answer: Ok(ReadAnswer::State(set(b"value"))),
+        },
+        Message::ReadAnswer {
+            id,
+            answer: Ok(ReadAnswer::Hash {
+                hash: StateHash([7; 16]),
+                is_empty: false,
+            }),
+        },
+        Message::ReadAnswer {
+            id,
+            answer: Err(Refusal::Storage(StoreError::Corrupt("row 3".into()))),
+        },
+        write(b"\0\xff"),
+        Message::WriteAnswer { id, answer: Ok(()) },
+        Message::WriteAnswer {
+            id,
+            answer: Err(Refusal::Overloaded),
+        },
+        forward(1, Ask::Get { raw: true }),
+        forward(
+            2,
+            Ask::Put {
+                client: context(),
+                value: Bytes::from_static(b"value"),
+                content_type: Arc::from("text/plain"),
+                representation: true,
+            },
+        ),
+        forward(
+            3,
+            Ask::Delete {
+                client: Some(context()),
+            },
+        ),
+        forward(
+            4,
+            Ask::Operate {
+                operation: Bytes::from_static(b"{}"),
+            },
+        ),
+        forwarded(
+            5,
+            Response::Value(ValueResponse {
+                value: Bytes::from_static(b"value"),
+                content_type: Arc::from("text/plain"),
+                context: context(),
+                siblings: 2,
+                hash: StateHash([9; 16]),
+                folded_by: Some((Arc::from("cart-union"), Digest::of(b"module"))),
+            }),
+        ),
+        forwarded(
+            6,
+            Response::Siblings {
+                set: set(b"value"),
+                reason: Some("trap".into()),
+                raw: false,
+            },
+        ),
+        forwarded(
+            7,
+            Response::Absent {
+                context: Some(context()),
+            },
+        ),
+        forwarded(8, Response::Written { context: context() }),
+        forwarded(
+            9,
+            Response::Refused(Refusal::QuorumUnmet {
+                needed: 2,
+                got: 1,
+                may_be_stored: true,
+            }),
+        ),
+        probe(10),
+        Message::ProbeAnswer { id },
+        Message::GossipSummary(summary()),
+        Message::GossipNews(News {
+            cluster: ClusterId(5),
+            members: vec![member],
+            layout: None,
+            catalog: Some(Catalog::default()),
+            wants: Some(summary()),
+        }),
+        Message::FetchModule {
+            digest: Digest::of(b"module"),
+        },
+        module(3),
+        Message::Module {
+            digest: Digest::of(b"module"),
+            bytes: None,
+        },
+    ]
+}
