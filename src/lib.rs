@@ -1,7 +1,11 @@
-//! kinfold.
+//! kinfold: a Dynamo-style store whose conflicts are folded by WebAssembly.
+pub mod api;
 pub mod clock;
-//pub mod node;
+pub mod metrics;
+pub mod node;
 pub mod protocol;
 pub mod reconcile;
+pub mod simulation;
 pub mod store;
+pub mod table_spec;
 pub mod transport;

@@ -1,0 +1,80 @@
+//! `/v1/cluster`: the cluster as seen from this node.
+//!
+//! `strays` and `transfers` are part of the document from the first release on.
+//! This release moves no data when the layout changes, so they are 0 and empty.
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use super::problem::Problem;
+use super::query::Query;
+use super::route::Resource;
+use super::service::Service;
+use super::{Answer, Call, path, require_method};
+use crate::node::MemberView;
+
+/// `GET /v1/cluster`.
+pub fn show<S: Service>(service: &S, call: &Call) -> Answer {
+    require_method(call, Resource::Cluster)?;
+    Query::parse(call.parts.uri.query(), &[])?;
+    let view = service.cluster_view();
+    let members: Vec<Value> = view.members.iter().map(member).collect();
+    Ok(super::json(
+        StatusCode::OK,
+        &json!({
+            "node": view.node.as_ref(),
+            "layout_version": view.layout_version,
+            "members": members,
+            "under_replicated": view.under_replicated,
+            "strays": 0,
+            "transfers": [],
+        }),
+    ))
+}
+
+fn member(member: &MemberView) -> Value {
+    json!({
+        "node": member.node.as_ref(),
+        "address": member.address.as_ref(),
+        "status": member.status,
+        "up": member.up,
+        "zone": member.zone.as_ref(),
+        "weight": member.weight,
+        "partitions": member.partitions,
+        "hints": member.hints,
+        "clock_offset_us": member.clock_offset_us,
+    })
+}
+
+/// `GET /v1/cluster/ring/{table}/{partition_key}`: where an item lies. The item
+/// need not exist.
+pub fn ring<S: Service>(service: &S, table: &str, partition_key: &str, call: &Call) -> Answer {
+    require_method(call, Resource::Ring)?;
+    Query::parse(call.parts.uri.query(), &[])?;
+    let table = path::name(table)?
+        .filter(|name| service.tables().contains_key(name.as_str()))
+        .ok_or_else(Problem::no_such_table)?;
+    let key = path::partition_key(partition_key)?;
+    let view = service.ring_view(&table, &key);
+    let preference: Vec<Value> = view
+        .preference
+        .iter()
+        .map(|place| {
+            json!({
+                "node": place.node.as_ref(),
+                "address": place.address.as_ref(),
+                "up": place.up,
+                "primary": place.primary,
+            })
+        })
+        .collect();
+    Ok(super::json(
+        StatusCode::OK,
+        &json!({
+            "table": table,
+            "position": view.position.to_string(),
+            "partition": view.partition.0,
+            "preference_list": preference,
+        }),
+    ))
+}

@@ -1,0 +1,109 @@
+//! The headers of our own, and text made fit for a header.
+
+use hyper::HeaderMap;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+
+use super::problem::{Code, Problem};
+
+/// What a client has seen, or has now seen.
+pub const CONTEXT: HeaderName = HeaderName::from_static("kinfold-context");
+/// How many siblings went into the answer.
+pub const SIBLINGS: HeaderName = HeaderName::from_static("kinfold-siblings");
+/// The module that folded them: `name@sha256:…`.
+pub const RECONCILER: HeaderName = HeaderName::from_static("kinfold-reconciler");
+/// Why the module did not fold them.
+pub const RECONCILE_ERROR: HeaderName = HeaderName::from_static("kinfold-reconcile-error");
+/// Names a request in logs, ours and the client's.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// RFC 7240.
+pub const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// RFC 7240.
+pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// The type of bytes about which nobody said anything.
+pub const OCTET_STREAM: &str = "application/octet-stream";
+
+/// The longest content type that is stored, in bytes: it is kept with every
+/// version and travels with it. RFC 6838 allows names of 127 + 1 + 127.
+pub const MAX_CONTENT_TYPE_BYTES: usize = 256;
+
+/// The longest text put into a header, in bytes: a module's reason may be as
+/// long as its author liked, and some clients stop at 8 KiB for all headers.
+const MAX_TEXT_BYTES: usize = 1024;
+
+/// Any text as a header: what a header cannot hold becomes `?` or a space.
+pub fn text(text: &str) -> HeaderValue {
+    let fit: String = text
+        .chars()
+        .take(MAX_TEXT_BYTES)
+        .map(|letter| match letter {
+            ' '..='~' => letter,
+            _ if letter.is_whitespace() => ' ',
+            _ => '?',
+        })
+        .collect();
+    HeaderValue::from_str(fit.trim()).unwrap_or(HeaderValue::from_static("?"))
+}
+
+/// A stored content type as a header. A module may have named one that no header
+/// can hold: then nothing is said about the bytes.
+pub fn content_type(stored: &str) -> HeaderValue {
+    match HeaderValue::from_str(stored) {
+        Ok(value) if !value.is_empty() => value,
+        _ => HeaderValue::from_static(OCTET_STREAM),
+    }
+}
+
+/// The `Content-Type` of a request; none when it has none or an empty one.
+pub fn request_content_type(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = single(headers, &CONTENT_TYPE)? else {
+        return Ok(None);
+    };
+    let text = value
+        .to_str()
+        .map_err(|_| Problem::bad_request("Content-Type is not visible ASCII"))?
+        .trim();
+    if text.len() > MAX_CONTENT_TYPE_BYTES {
+        return Err(Problem::bad_request(format_args!(
+            "Content-Type is longer than {MAX_CONTENT_TYPE_BYTES} bytes"
+        )));
+    }
+    Ok((!text.is_empty()).then_some(text))
+}
+
+/// Refuses a body whose type is not one of these. Silence, octets and what curl
+/// and urllib say when nobody told them are taken: the bytes are checked anyway.
+pub fn require_content_type(headers: &HeaderMap, expected: &[&str]) -> Result<(), Problem> {
+    const UNTOLD: [&str; 2] = [OCTET_STREAM, "application/x-www-form-urlencoded"];
+    let Some(given) = request_content_type(headers)? else {
+        return Ok(());
+    };
+    let essence = given.split(';').next().unwrap_or_default().trim();
+    let known = expected.iter().chain(&UNTOLD);
+    if known
+        .into_iter()
+        .any(|one| one.eq_ignore_ascii_case(essence))
+    {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::UnsupportedMediaType,
+        format_args!(
+            "Content-Type is {essence:?}; send {}",
+            expected.join(" or ")
+        ),
+    ))
+}
+
+/// A header that may come once at most.
+pub fn single<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a HeaderValue>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(Problem::bad_request(format_args!("{name} is given twice")));
+    }
+    Ok(first)
+}

@@ -1,0 +1,343 @@
+//! The HTTP API: hyper requests in, hyper responses out.
+//!
+//! One file per resource; [`route`] says which path is which, [`problem`] which
+//! error is which status. Promises: unknown parameters, paths and methods are
+//! errors; a request is refused before its body is read wherever that can be
+//! known; every answer carries `X-Request-Id`; every error is problem+json with a
+//! stable code. Nothing here decides about data: that is the node's, behind
+//! [`service::Service`].
+//!
+//! Where the contract is silent:
+//!
+//! - `POST …/operations` on a table without a data type is 405
+//!   `method_not_allowed` with an empty `Allow`, the counterpart of
+//!   `operations_only`.
+//! - A PUT with `Prefer: return=representation` whose value meets siblings that
+//!   nothing folds answers what a GET gives: 300 (as Riak's `returnbody`). One
+//!   whose fold deletes the item answers 204: the write itself went well.
+//! - `If-Match`, and `If-None-Match` on writes, are 400: a store that takes every
+//!   write cannot promise them, and ignoring them would lose someone's data.
+//! - A value is sent as its stored type unless `Accept` rules that out with
+//!   `q=0`; siblings (300) are negotiated properly, 406 included.
+//! - `Content-Encoding` on a PUT is 415: only bytes and their type are kept.
+//! - A body that does not come in time is 408 `request_timeout`; a module that
+//!   fails under an operation 500 `reconcile_failed`; a store that fails 500
+//!   `storage_failed`.
+
+pub mod accept;
+pub mod body;
+pub mod cluster;
+pub mod headers;
+pub mod health;
+pub mod items;
+pub mod path;
+pub mod problem;
+pub mod query;
+pub mod reconcilers;
+pub mod route;
+pub mod service;
+pub mod siblings;
+pub mod tables;
+#[cfg(test)]
+mod tests;
+pub mod token;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::server::conn::http1;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioTimer;
+use tracing::Instrument;
+
+use self::body::RequestBody;
+use self::problem::{Code, Problem, ProblemCode};
+use self::route::Resource;
+use self::service::Service;
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+
+/// Every response's body: bytes that are there already.
+pub type Body = Full<Bytes>;
+
+/// Answers `GET /internal/v1/peer`: the transport's handshake and upgrade.
+pub type PeerHandler = Box<
+    dyn Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync,
+>;
+
+/// How many item requests are carried out at once. Each may hold a value of the
+/// table's limit; the next is told at once that the node is overloaded.
+pub const MAX_ITEM_REQUESTS_IN_FLIGHT: u64 = 1024;
+/// The largest head of a request, in bytes: the longest path (three bytes for
+/// each of two keys) and the longest token fit, with room for other headers.
+pub const MAX_REQUEST_HEAD_BYTES: usize = 128 << 10;
+/// How long a client may take over the head of a request, and stay idle between
+/// two: idle connections cost little, so this is what load balancers expect.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// The longest request id that is taken over from a client, in bytes: it is
+/// written to every line of the log.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// A request taken apart.
+pub struct Call {
+    /// Method, URI, headers.
+    pub parts: Parts,
+    /// What may still be read.
+    pub body: RequestBody,
+}
+
+/// What every handler returns.
+pub type Answer = Result<Response<Body>, Problem>;
+
+/// The API of one node.
+pub struct Api<S> {
+    service: Arc<S>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    peer: PeerHandler,
+    /// Tells the request ids of this run from those of the last.
+    started_us: u64,
+    requests: AtomicU64,
+    item_requests_in_flight: AtomicU64,
+}
+
+/// Counts a request as in flight until it is dropped, the client having gone
+/// away included.
+struct InFlight<'a>(&'a AtomicU64);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Notes the end of a request, however it ends.
+struct Finish<'a> {
+    metrics: &'a Metrics,
+    clock: &'a dyn Clock,
+    kind: &'static str,
+    begun_us: u64,
+    outcome: Option<(u16, &'static str)>,
+}
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        // A client that went away is counted under nginx's number for it.
+        let (status, code) = self.outcome.unwrap_or((499, "client_gone"));
+        // The wall clock is the finer one; a step of it spoils one figure.
+        let spent_us = self.clock.now().wall_us.saturating_sub(self.begun_us);
+        self.metrics
+            .request_finished(self.kind, status, code, spent_us as f64 / 1e6);
+    }
+}
+
+/// hyper as this API wants its connections served. Use
+/// `serve_connection(…).with_upgrades()`, which peers need.
+pub fn connection() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_REQUEST_HEAD_BYTES)
+        // Answers to pipelined requests go out together.
+        .pipeline_flush(true);
+    builder
+}
+
+impl<S: Service> Api<S> {
+    /// The API of a node; `peer` answers `GET /internal/v1/peer`.
+    pub fn new(
+        service: Arc<S>,
+        metrics: Arc<Metrics>,
+        clock: Arc<dyn Clock>,
+        peer: PeerHandler,
+    ) -> Self {
+        let started_us = clock.now().wall_us;
+        Api {
+            service,
+            metrics,
+            clock,
+            peer,
+            started_us,
+            requests: AtomicU64::new(0),
+            item_requests_in_flight: AtomicU64::new(0),
+        }
+    }
+
+    /// Answers one request. Never fails: errors are responses.
+    pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        let id = self.request_id(&request);
+        let method = request.method().clone();
+        let path = path::shorten(request.uri().path()).to_owned();
+        let span = tracing::info_span!("request", id = %id, %method, %path);
+        let (resource, kind) = match route::find(request.uri().path()) {
+            Some((resource, captured)) => {
+                let kind = resource.kind(&method);
+                (Some((resource, captured)), kind)
+            }
+            None => (None, "unknown"),
+        };
+        self.metrics.request_started();
+        let mut finish = Finish {
+            metrics: &self.metrics,
+            clock: &*self.clock,
+            kind,
+            begun_us: self.clock.now().wall_us,
+            outcome: None,
+        };
+        let mut response = self
+            .answer(resource, request)
+            .instrument(span.clone())
+            .await;
+        let status = response.status();
+        let code = response
+            .extensions()
+            .get::<ProblemCode>()
+            .map_or("", |code| code.0);
+        finish.outcome = Some((status.as_u16(), code));
+        span.in_scope(|| {
+            if status.is_server_error() {
+                tracing::warn!(status = status.as_u16(), code, "answered");
+            } else {
+                tracing::debug!(status = status.as_u16(), code, "answered");
+            }
+        });
+        response
+            .headers_mut()
+            .insert(headers::REQUEST_ID, id_header(&id));
+        response
+    }
+
+    async fn answer(
+        &self,
+        resource: Option<(Resource, Vec<String>)>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let Some((resource, captured)) = resource else {
+            let (parts, body) = request.into_parts();
+            RequestBody::new(&parts.headers, body).discard();
+            return Problem::not_found(
+                "no resource has this path; GET /openapi.json lists those there are",
+            )
+            .into_response();
+        };
+        if resource == Resource::Peer {
+            return (self.peer)(request).await;
+        }
+        let (parts, body) = request.into_parts();
+        let body = RequestBody::new(&parts.headers, body);
+        let mut call = Call { parts, body };
+        let answer = self.dispatch(resource, &captured, &mut call).await;
+        call.body.discard();
+        answer.unwrap_or_else(Problem::into_response)
+    }
+
+    async fn dispatch(&self, resource: Resource, captured: &[String], call: &mut Call) -> Answer {
+        let captured: Vec<&str> = captured.iter().map(String::as_str).collect();
+        match (resource, captured.as_slice()) {
+            (Resource::Items, [table, keys @ ..]) => {
+                let before = self.item_requests_in_flight.fetch_add(1, Ordering::Relaxed);
+                let _in_flight = InFlight(&self.item_requests_in_flight);
+                if before >= MAX_ITEM_REQUESTS_IN_FLIGHT {
+                    return Err(Problem::new(
+                        Code::Overloaded,
+                        "this node carries out as many requests as it can; try again after a moment",
+                    ));
+                }
+                items::handle(&*self.service, &self.metrics, table, keys, call).await
+            }
+            (Resource::Tables, _) => tables::list(&*self.service, call),
+            (Resource::Table, [name, ..]) => tables::handle(&*self.service, name, call).await,
+            (Resource::Reconcilers, _) => reconcilers::list(&*self.service, call),
+            (Resource::Reconciler, [name, ..]) => {
+                reconcilers::handle(&*self.service, name, call).await
+            }
+            (Resource::Rollback, [name, ..]) => {
+                reconcilers::roll_back(&*self.service, name, call).await
+            }
+            (Resource::Cluster, _) => cluster::show(&*self.service, call),
+            (Resource::Ring, [table, key, ..]) => cluster::ring(&*self.service, table, key, call),
+            (Resource::Health, _) => health::alive(call),
+            (Resource::Ready, _) => health::ready(&*self.service, call),
+            (Resource::Metrics, _) => health::metrics(&*self.service, call),
+            (Resource::OpenApi, _) => health::openapi(call),
+            (resource, captured) => {
+                unreachable!("{resource:?} does not capture {captured:?}: see route::find")
+            }
+        }
+    }
+
+    /// The client's own id if it is a sane one, else a fresh one.
+    fn request_id(&self, request: &Request<Incoming>) -> String {
+        let given = request
+            .headers()
+            .get(headers::REQUEST_ID)
+            .and_then(|value| value.to_str().ok())
+            .filter(|id| (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()))
+            .filter(|id| {
+                id.bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte))
+            });
+        match given {
+            Some(id) => id.to_owned(),
+            None => {
+                let number = self.requests.fetch_add(1, Ordering::Relaxed);
+                let name = self.service.name();
+                format!("{name}-{:x}-{number}", self.started_us)
+            }
+        }
+    }
+}
+
+fn id_header(id: &str) -> HeaderValue {
+    headers::text(id)
+}
+
+/// Refuses every method but these. HEAD goes with GET: hyper leaves out the body.
+fn require_method(call: &Call, resource: Resource) -> Result<(), Problem> {
+    let (methods, allow) = resource.methods();
+    if methods.contains(&call.parts.method) {
+        return Ok(());
+    }
+    Err(Problem::method_not_allowed(
+        allow,
+        format_args!("this path takes {allow}"),
+    ))
+}
+
+/// A JSON document as a response.
+fn json(status: StatusCode, document: &serde_json::Value) -> Response<Body> {
+    let mut text = document.to_string();
+    text.push('\n');
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The JSON object in a body of at most `limit_bytes`. Duplicate keys are not
+/// noticed: the last one counts, as everywhere.
+async fn json_object(
+    call: &mut Call,
+    limit_bytes: u64,
+) -> Result<serde_json::Map<String, serde_json::Value>, Problem> {
+    headers::require_content_type(&call.parts.headers, &["application/json"])?;
+    let bytes = call.body.read(limit_bytes).await?;
+    match serde_json::from_slice(&bytes) {
+        Ok(serde_json::Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Problem::bad_request("the body is JSON, but not an object")),
+        Err(error) => Err(Problem::bad_request(format_args!(
+            "the body is not JSON: {error}"
+        ))),
+    }
+}

@@ -1,0 +1,120 @@
+//! Path segments: percent-encoded bytes, any bytes.
+//!
+//! Promises: a segment is decoded once, and a key may hold every byte from 0x00
+//! to 0xff, `/` written as `%2F`. Splitting comes before decoding, so an encoded
+//! slash never starts a segment.
+
+use super::problem::{Code, Problem};
+use crate::protocol::id::{MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES};
+
+/// What to say of a slash that was not encoded.
+pub const SLASH_HINT: &str = "a '/' that belongs to a key is written %2F";
+
+/// The raw segments of a path, without its leading slash.
+pub fn segments(path: &str) -> Vec<&str> {
+    path.strip_prefix('/').unwrap_or(path).split('/').collect()
+}
+
+/// The bytes that a segment, or a part of a query, stands for.
+pub fn decode(segment: &str) -> Result<Vec<u8>, Problem> {
+    let malformed = || {
+        Problem::bad_request(format_args!(
+            "{:?} has a '%' without two hex digits after it; a literal one is written %25",
+            shorten(segment)
+        ))
+    };
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: Option<u8>| {
+            byte.and_then(|byte| char::from(byte).to_digit(16))
+                .ok_or_else(malformed)
+        };
+        let (high, low) = (digit(rest.next())?, digit(rest.next())?);
+        bytes.push((high * 16 + low) as u8);
+    }
+    Ok(bytes)
+}
+
+/// The name that a segment stands for; none when it is not UTF-8 and thus no
+/// name of ours.
+pub fn name(segment: &str) -> Result<Option<String>, Problem> {
+    Ok(String::from_utf8(decode(segment)?).ok())
+}
+
+/// A partition key: 1..=2048 bytes.
+pub fn partition_key(segment: &str) -> Result<Vec<u8>, Problem> {
+    key(segment, "partition key", MAX_PARTITION_KEY_BYTES)
+}
+
+/// A sort key: 1..=1024 bytes.
+pub fn sort_key(segment: &str) -> Result<Vec<u8>, Problem> {
+    key(segment, "sort key", MAX_SORT_KEY_BYTES)
+}
+
+fn key(segment: &str, what: &str, max_bytes: usize) -> Result<Vec<u8>, Problem> {
+    let key = decode(segment)?;
+    if key.is_empty() {
+        return Err(Problem::bad_request(format_args!(
+            "the {what} is empty; it has 1..={max_bytes} bytes, and {SLASH_HINT}"
+        )));
+    }
+    if key.len() > max_bytes {
+        return Err(Problem::new(
+            Code::TooLarge,
+            format_args!(
+                "the {what} has {} bytes; at most {max_bytes} are taken",
+                key.len()
+            ),
+        ));
+    }
+    Ok(key)
+}
+
+/// The beginning of a text, for messages.
+pub fn shorten(text: &str) -> &str {
+    /// As much as tells which one was meant.
+    const MAX_SHOWN_BYTES: usize = 80;
+    let end = (0..=text.len().min(MAX_SHOWN_BYTES))
+        .rev()
+        .find(|&end| text.is_char_boundary(end))
+        .unwrap_or(0);
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_byte_string_has_a_segment(key in prop::collection::vec(any::<u8>(), 1..64)) {
+            let encoded: String = key.iter().map(|byte| format!("%{byte:02x}")).collect();
+            prop_assert_eq!(decode(&encoded).unwrap(), key);
+        }
+
+        #[test]
+        fn any_text_decodes_or_is_refused(text in "\\PC{0,100}") {
+            let _ = decode(&text);
+            let _ = shorten(&text);
+        }
+    }
+
+    #[test]
+    fn a_percent_sign_needs_two_digits() {
+        for wrong in ["%", "%2", "a%zz", "%+1", "%%20", "%2\u{e9}"] {
+            assert!(decode(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(decode("a%2Fb%2fc").unwrap(), b"a/b/c");
+    }
+
+    #[test]
+    fn an_encoded_slash_does_not_split() {
+        assert_eq!(segments("/a/b%2Fc/"), ["a", "b%2Fc", ""]);
+    }
+}

@@ -1,0 +1,203 @@
+//! Which path is which resource, and which methods go with it.
+//!
+//! Promises: this is the one list of paths; `openapi.json` is tested against it.
+
+use hyper::Method;
+
+use super::path;
+
+/// A kind of path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resource {
+    /// Items and operations on them. Which of its paths mean what depends on the
+    /// table, see `items.rs`.
+    Items,
+    Tables,
+    Table,
+    Reconcilers,
+    Reconciler,
+    Rollback,
+    Cluster,
+    Ring,
+    Health,
+    Ready,
+    Metrics,
+    OpenApi,
+    /// For peers only, and no part of the published API.
+    Peer,
+}
+
+const READ: (&[Method], &str) = (&[Method::GET, Method::HEAD], "GET, HEAD");
+
+impl Resource {
+    /// The methods that go with the path, as a list and as `Allow` writes them.
+    pub fn methods(self) -> (&'static [Method], &'static str) {
+        match self {
+            Resource::Items => (
+                &[
+                    Method::GET,
+                    Method::HEAD,
+                    Method::PUT,
+                    Method::DELETE,
+                    Method::POST,
+                ],
+                "GET, HEAD, PUT, DELETE, POST",
+            ),
+            Resource::Table => (
+                &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE],
+                "GET, HEAD, PUT, DELETE",
+            ),
+            Resource::Reconciler => (&[Method::GET, Method::HEAD, Method::PUT], "GET, HEAD, PUT"),
+            Resource::Rollback => (&[Method::POST], "POST"),
+            Resource::Peer => (&[Method::GET], "GET"),
+            Resource::Tables
+            | Resource::Reconcilers
+            | Resource::Cluster
+            | Resource::Ring
+            | Resource::Health
+            | Resource::Ready
+            | Resource::Metrics
+            | Resource::OpenApi => READ,
+        }
+    }
+
+    /// What metrics call a request of this method on this resource.
+    pub fn kind(self, method: &Method) -> &'static str {
+        match self {
+            Resource::Items => match *method {
+                Method::GET => "get",
+                Method::HEAD => "head",
+                Method::PUT => "put",
+                Method::DELETE => "delete",
+                Method::POST => "operation",
+                _ => "unknown",
+            },
+            Resource::Tables | Resource::Table => "table",
+            Resource::Reconcilers | Resource::Reconciler | Resource::Rollback => "reconciler",
+            Resource::Cluster | Resource::Ring => "cluster",
+            Resource::Health | Resource::Ready | Resource::Metrics | Resource::OpenApi => "health",
+            Resource::Peer => "peer",
+        }
+    }
+}
+
+/// The resource that a path names, with the raw segments that vary.
+pub fn find(path: &str) -> Option<(Resource, Vec<String>)> {
+    let segments = path::segments(path);
+    let (resource, captured): (Resource, &[&str]) = match segments.as_slice() {
+        ["v1", "tables"] => (Resource::Tables, &[]),
+        ["v1", "tables", table] if !table.is_empty() => (Resource::Table, &segments[2..]),
+        ["v1", "tables", table, "items", first, ..] => {
+            let mut captured = vec![(*table).to_owned(), (*first).to_owned()];
+            captured.extend(segments[5..].iter().map(|one| (*one).to_owned()));
+            return Some((Resource::Items, captured));
+        }
+        ["v1", "reconcilers"] => (Resource::Reconcilers, &[]),
+        ["v1", "reconcilers", name] if !name.is_empty() => (Resource::Reconciler, &segments[2..]),
+        ["v1", "reconcilers", _, "rollback"] => (Resource::Rollback, &segments[2..3]),
+        ["v1", "cluster"] => (Resource::Cluster, &[]),
+        ["v1", "cluster", "ring", _, _] => (Resource::Ring, &segments[3..]),
+        ["healthz"] => (Resource::Health, &[]),
+        ["readyz"] => (Resource::Ready, &[]),
+        ["metrics"] => (Resource::Metrics, &[]),
+        ["openapi.json"] => (Resource::OpenApi, &[]),
+        ["internal", "v1", "peer"] => (Resource::Peer, &[]),
+        _ => return None,
+    };
+    let captured = captured.iter().map(|one| (*one).to_owned()).collect();
+    Some((resource, captured))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Every published path with its methods: the router knows no other.
+    const PUBLISHED: [(&str, Resource, &[&str]); 15] = [
+        (
+            "/v1/tables/{table}/items/{partition_key}",
+            Resource::Items,
+            &["get", "head", "put", "delete"],
+        ),
+        (
+            "/v1/tables/{table}/items/{partition_key}/{sort_key}",
+            Resource::Items,
+            &["get", "head", "put", "delete"],
+        ),
+        (
+            "/v1/tables/{table}/items/{partition_key}/operations",
+            Resource::Items,
+            &["post"],
+        ),
+        (
+            "/v1/tables/{table}/items/{partition_key}/{sort_key}/operations",
+            Resource::Items,
+            &["post"],
+        ),
+        ("/v1/tables", Resource::Tables, &["get", "head"]),
+        (
+            "/v1/tables/{table}",
+            Resource::Table,
+            &["get", "head", "put", "delete"],
+        ),
+        ("/v1/reconcilers", Resource::Reconcilers, &["get", "head"]),
+        (
+            "/v1/reconcilers/{name}",
+            Resource::Reconciler,
+            &["get", "head", "put"],
+        ),
+        (
+            "/v1/reconcilers/{name}/rollback",
+            Resource::Rollback,
+            &["post"],
+        ),
+        ("/v1/cluster", Resource::Cluster, &["get", "head"]),
+        (
+            "/v1/cluster/ring/{table}/{partition_key}",
+            Resource::Ring,
+            &["get", "head"],
+        ),
+        ("/healthz", Resource::Health, &["get", "head"]),
+        ("/readyz", Resource::Ready, &["get", "head"]),
+        ("/metrics", Resource::Metrics, &["get", "head"]),
+        ("/openapi.json", Resource::OpenApi, &["get", "head"]),
+    ];
+
+    #[test]
+    fn openapi_lists_the_routes_and_nothing_else() {
+        let document: serde_json::Value =
+            serde_json::from_str(super::super::health::OPENAPI).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        for (template, resource, methods) in PUBLISHED {
+            let (found, _) = find(template).expect(template);
+            assert_eq!(found, resource, "{template}");
+            let described: BTreeSet<&str> = paths[template]
+                .as_object()
+                .unwrap_or_else(|| panic!("{template} is missing"))
+                .keys()
+                .map(String::as_str)
+                .filter(|key| *key != "parameters")
+                .collect();
+            assert_eq!(described, methods.iter().copied().collect(), "{template}");
+            for method in methods {
+                let method: Method = method.to_uppercase().parse().unwrap();
+                assert!(resource.methods().0.contains(&method), "{template}");
+            }
+            if resource != Resource::Items {
+                assert_eq!(resource.methods().0.len(), methods.len(), "{template}");
+            }
+        }
+        assert_eq!(paths.len(), PUBLISHED.len());
+    }
+
+    #[test]
+    fn allow_says_what_is_allowed() {
+        for (_, resource, _) in PUBLISHED {
+            let (methods, allow) = resource.methods();
+            let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+            assert_eq!(names.join(", "), allow);
+        }
+    }
+}

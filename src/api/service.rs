@@ -1,0 +1,129 @@
+//! What the API asks of a node.
+//!
+//! [`Service`] mirrors the methods of [`Node`] that the API uses, one to one, so
+//! that the API can be tested over a small node of its own. It promises nothing
+//! that [`Node`] does not.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::node::{AdminError, ClusterView, ModuleHealth, Node, RingView, Tables, Upload};
+use crate::protocol::catalog::{Catalog, Digest, TableDefinition};
+use crate::protocol::id::Partition;
+use crate::protocol::message::{ItemRequest, Response};
+
+/// A node, as its HTTP API sees it. See [`Node`] for what each method does.
+pub trait Service: Send + Sync + 'static {
+    /// The node's configured name.
+    fn name(&self) -> &str;
+    /// The tables as of now; cheap.
+    fn tables(&self) -> Arc<Tables>;
+    /// The catalog as of now; cheap.
+    fn catalog(&self) -> Arc<Catalog>;
+    /// Where an item of this table lies.
+    fn partition(&self, table: &str, partition_key: &[u8]) -> Partition;
+    /// Carries out a client's request. Answers within its `timeout_ms`.
+    fn item(&self, item: ItemRequest) -> impl Future<Output = Response> + Send;
+    /// Whether the node can serve, or why not yet.
+    fn readiness(&self) -> Result<(), String>;
+    /// What `GET /v1/cluster` shows.
+    fn cluster_view(&self) -> ClusterView;
+    /// What `GET /v1/cluster/ring/{table}/{partition_key}` shows.
+    fn ring_view(&self, table: &str, partition_key: &[u8]) -> RingView;
+    /// Makes or changes a table. True when it is new.
+    fn set_table(
+        &self,
+        name: &str,
+        definition: TableDefinition,
+    ) -> impl Future<Output = Result<bool, AdminError>> + Send;
+    /// Ends a table's life.
+    fn delete_table(&self, name: &str) -> impl Future<Output = Result<(), AdminError>> + Send;
+    /// Checks a module and makes it the current one of this name.
+    fn add_reconciler(
+        &self,
+        name: &str,
+        bytes: Bytes,
+        accept_unlawful: bool,
+    ) -> impl Future<Output = Result<Upload, AdminError>> + Send;
+    /// Makes an older digest current again.
+    fn roll_back_reconciler(
+        &self,
+        name: &str,
+        digest: Digest,
+    ) -> impl Future<Output = Result<(), AdminError>> + Send;
+    /// The bytes of a module that this node holds.
+    fn module_bytes(&self, digest: Digest) -> Option<Bytes>;
+    /// How a module has fared on this node.
+    fn module_health(&self, digest: Digest) -> ModuleHealth;
+    /// Everything that `/metrics` shows.
+    fn metrics_text(&self) -> String;
+}
+
+impl Service for Node {
+    fn name(&self) -> &str {
+        Node::name(self)
+    }
+
+    fn tables(&self) -> Arc<Tables> {
+        Node::tables(self)
+    }
+
+    fn catalog(&self) -> Arc<Catalog> {
+        Node::catalog(self)
+    }
+
+    fn partition(&self, table: &str, partition_key: &[u8]) -> Partition {
+        Node::partition(self, table, partition_key)
+    }
+
+    async fn item(&self, item: ItemRequest) -> Response {
+        Node::item(self, item).await
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        Node::readiness(self)
+    }
+
+    fn cluster_view(&self) -> ClusterView {
+        Node::cluster_view(self)
+    }
+
+    fn ring_view(&self, table: &str, partition_key: &[u8]) -> RingView {
+        Node::ring_view(self, table, partition_key)
+    }
+
+    async fn set_table(&self, name: &str, definition: TableDefinition) -> Result<bool, AdminError> {
+        Node::set_table(self, name, definition).await
+    }
+
+    async fn delete_table(&self, name: &str) -> Result<(), AdminError> {
+        Node::delete_table(self, name).await
+    }
+
+    async fn add_reconciler(
+        &self,
+        name: &str,
+        bytes: Bytes,
+        accept_unlawful: bool,
+    ) -> Result<Upload, AdminError> {
+        Node::add_reconciler(self, name, bytes, accept_unlawful).await
+    }
+
+    async fn roll_back_reconciler(&self, name: &str, digest: Digest) -> Result<(), AdminError> {
+        Node::roll_back_reconciler(self, name, digest).await
+    }
+
+    fn module_bytes(&self, digest: Digest) -> Option<Bytes> {
+        Node::module_bytes(self, digest)
+    }
+
+    fn module_health(&self, digest: Digest) -> ModuleHealth {
+        Node::module_health(self, digest)
+    }
+
+    fn metrics_text(&self) -> String {
+        Node::metrics_text(self)
+    }
+}

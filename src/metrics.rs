@@ -1,0 +1,475 @@
+//! What a node counts, as OpenMetrics text for Prometheus.
+//!
+//! Everything is named `kinfold_…`. Counters end in `_total`, times are seconds.
+//!
+//! | name | type | labels |
+//! | --- | --- | --- |
+//! | `kinfold_requests_total` | counter | `kind`, `status`, `code` |
+//! | `kinfold_request_seconds` | histogram | `kind` |
+//! | `kinfold_requests_in_flight` | gauge | |
+//! | `kinfold_quorums_total` | counter | `kind` (`read`, `write`), `outcome` |
+//! | `kinfold_read_siblings` | histogram | |
+//! | `kinfold_read_repairs_total` | counter | |
+//! | `kinfold_folds_total` | counter | `reconciler`, `digest`, `outcome` |
+//! | `kinfold_fold_seconds` | histogram | |
+//! | `kinfold_hints_stored_total`, `kinfold_hints_delivered_total` | counter | |
+//! | `kinfold_store_queue_depth` | gauge | `queue` (`write`, `read`) |
+//! | `kinfold_store_batch_changes` | histogram | |
+//!
+//! `kind` of a request is `get`, `head`, `put`, `delete`, `operation`, `table`,
+//! `reconciler`, `cluster`, `health`, `peer` or `unknown`; `code` is the problem's
+//! and empty when there was none. Promises: counting never blocks for long and
+//! never fails; labels come from bounded sets (paths and keys are none).
+//!
+//! What others count already is handed to [`Metrics::text`] as [`Family`] values.
+
+use std::fmt::Write;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family as Labelled;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::protocol::catalog::Digest;
+use crate::store::Figures;
+
+/// Bounds of the latency histograms, in seconds: from a read out of memory to
+/// beyond the default timeout, each a little over double the last.
+const LATENCY_SECONDS: [f64; 14] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0,
+];
+/// Bounds of the histogram of siblings per read.
+const SIBLINGS: [f64; 8] = [1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    kind: &'static str,
+    status: u16,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QuorumLabels {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FoldLabels {
+    reconciler: String,
+    digest: String,
+    outcome: &'static str,
+}
+
+/// How a fold ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FoldOutcome {
+    Folded,
+    /// The module says that it cannot decide.
+    Unresolved,
+    /// Trap, fuel, memory, oversized output or an error of the module's.
+    Failed,
+    /// The module is not on this node yet.
+    Missing,
+    /// Too many folds wait already.
+    Overloaded,
+}
+
+impl FoldOutcome {
+    fn label(self) -> &'static str {
+        match self {
+            FoldOutcome::Folded => "folded",
+            FoldOutcome::Unresolved => "unresolved",
+            FoldOutcome::Failed => "failed",
+            FoldOutcome::Missing => "missing",
+            FoldOutcome::Overloaded => "overloaded",
+        }
+    }
+}
+
+/// How a quorum ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum QuorumOutcome {
+    /// Enough primaries answered.
+    Met,
+    /// Enough nodes answered, fallbacks among them.
+    MetWithFallbacks,
+    Unmet,
+}
+
+impl QuorumOutcome {
+    fn label(self) -> &'static str {
+        match self {
+            QuorumOutcome::Met => "met",
+            QuorumOutcome::MetWithFallbacks => "met_with_fallbacks",
+            QuorumOutcome::Unmet => "unmet",
+        }
+    }
+}
+
+/// A node's counters.
+pub struct Metrics {
+    registry: Registry,
+    requests: Labelled<RequestLabels, Counter>,
+    request_seconds: Labelled<KindLabels, Histogram>,
+    in_flight: Gauge,
+    quorums: Labelled<QuorumLabels, Counter>,
+    read_siblings: Histogram,
+    read_repairs: Counter,
+    folds: Labelled<FoldLabels, Counter>,
+    fold_seconds: Histogram,
+    hints_stored: Counter,
+    hints_delivered: Counter,
+}
+
+fn latency() -> Histogram {
+    Histogram::new(LATENCY_SECONDS)
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Counters that stand at nothing.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("kinfold");
+        let requests = Labelled::default();
+        registry.register("requests", "HTTP requests answered", requests.clone());
+        let request_seconds = Labelled::<KindLabels, Histogram>::new_with_constructor(latency);
+        registry.register(
+            "request_seconds",
+            "How long HTTP requests took",
+            request_seconds.clone(),
+        );
+        let in_flight = Gauge::default();
+        registry.register(
+            "requests_in_flight",
+            "HTTP requests being carried out",
+            in_flight.clone(),
+        );
+        let quorums = Labelled::default();
+        registry.register("quorums", "Quorums asked for, by outcome", quorums.clone());
+        let read_siblings = Histogram::new(SIBLINGS);
+        registry.register(
+            "read_siblings",
+            "Siblings that reads met",
+            read_siblings.clone(),
+        );
+        let read_repairs = Counter::default();
+        registry.register(
+            "read_repairs",
+            "Replicas that were sent the join after a read",
+            read_repairs.clone(),
+        );
+        let folds = Labelled::default();
+        registry.register("folds", "Folds by module and outcome", folds.clone());
+        let fold_seconds = latency();
+        registry.register(
+            "fold_seconds",
+            "How long folds took, waiting included",
+            fold_seconds.clone(),
+        );
+        let hints_stored = Counter::default();
+        registry.register(
+            "hints_stored",
+            "Writes held here for a primary",
+            hints_stored.clone(),
+        );
+        let hints_delivered = Counter::default();
+        registry.register(
+            "hints_delivered",
+            "Held writes that their primary has stored",
+            hints_delivered.clone(),
+        );
+        Metrics {
+            registry,
+            requests,
+            request_seconds,
+            in_flight,
+            quorums,
+            read_siblings,
+            read_repairs,
+            folds,
+            fold_seconds,
+            hints_stored,
+            hints_delivered,
+        }
+    }
+
+    /// A request came in. [`Self::request_finished`] must follow.
+    pub fn request_started(&self) {
+        self.in_flight.inc();
+    }
+
+    /// A request was answered, or its client went away (status 499).
+    pub fn request_finished(
+        &self,
+        kind: &'static str,
+        status: u16,
+        code: &'static str,
+        seconds: f64,
+    ) {
+        self.in_flight.dec();
+        self.requests
+            .get_or_create(&RequestLabels { kind, status, code })
+            .inc();
+        self.request_seconds
+            .get_or_create(&KindLabels { kind })
+            .observe(seconds);
+    }
+
+    /// A read's quorum was decided.
+    pub fn read_quorum(&self, outcome: QuorumOutcome) {
+        self.quorum("read", outcome);
+    }
+
+    /// A write's quorum was decided.
+    pub fn write_quorum(&self, outcome: QuorumOutcome) {
+        self.quorum("write", outcome);
+    }
+
+    fn quorum(&self, kind: &'static str, outcome: QuorumOutcome) {
+        let outcome = outcome.label();
+        self.quorums
+            .get_or_create(&QuorumLabels { kind, outcome })
+            .inc();
+    }
+
+    /// A client's read met this many siblings.
+    pub fn read_siblings(&self, count: u64) {
+        self.read_siblings.observe(count as f64);
+    }
+
+    /// A replica that had less than the others was sent the join.
+    pub fn read_repaired(&self) {
+        self.read_repairs.inc();
+    }
+
+    /// A module was asked to fold.
+    pub fn fold_finished(
+        &self,
+        reconciler: &str,
+        digest: Digest,
+        outcome: FoldOutcome,
+        seconds: f64,
+    ) {
+        let labels = FoldLabels {
+            reconciler: reconciler.to_owned(),
+            digest: digest.to_string(),
+            outcome: outcome.label(),
+        };
+        self.folds.get_or_create(&labels).inc();
+        self.fold_seconds.observe(seconds);
+    }
+
+    /// Writes were stored for a primary that is away.
+    pub fn hints_stored(&self, count: u64) {
+        self.hints_stored.inc_by(count);
+    }
+
+    /// Held writes reached their primary.
+    pub fn hints_delivered(&self, count: u64) {
+        self.hints_delivered.inc_by(count);
+    }
+
+    /// All of it as text, with what others have counted.
+    pub fn text(&self, others: &[Family]) -> String {
+        let mut text = String::new();
+        encode_registry(&mut text, &self.registry)
+            .and_then(|()| {
+                others
+                    .iter()
+                    .try_for_each(|family| family.encode(&mut text))
+            })
+            .and_then(|()| encode_eof(&mut text))
+            .expect("writing to a String does not fail");
+        text
+    }
+}
+
+/// A metric that someone else counts, as of now.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Family {
+    /// With the prefix, without `_total`.
+    pub name: &'static str,
+    pub help: &'static str,
+    pub samples: Samples,
+}
+
+/// The samples of a family, by their labels.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Samples {
+    Counter(Vec<(Labels, u64)>),
+    Gauge(Vec<(Labels, f64)>),
+    /// One histogram: upper bounds with how many fell below each but not below
+    /// the last, how many lay beyond all, and the sum of all.
+    Histogram {
+        buckets: Vec<(f64, u64)>,
+        beyond: u64,
+        sum: f64,
+    },
+}
+
+/// Names and values.
+pub type Labels = Vec<(&'static str, String)>;
+
+fn escape(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+fn write_labels(out: &mut String, labels: &Labels) -> std::fmt::Result {
+    for (index, (name, value)) in labels.iter().enumerate() {
+        let before = if index == 0 { '{' } else { ',' };
+        write!(out, "{before}{name}=\"{}\"", escape(value))?;
+    }
+    out.write_str(if labels.is_empty() { "" } else { "}" })
+}
+
+impl Family {
+    fn encode(&self, out: &mut String) -> std::fmt::Result {
+        let Family { name, help, .. } = self;
+        let kind = match self.samples {
+            Samples::Counter(_) => "counter",
+            Samples::Gauge(_) => "gauge",
+            Samples::Histogram { .. } => "histogram",
+        };
+        writeln!(out, "# HELP {name} {help}.")?;
+        writeln!(out, "# TYPE {name} {kind}")?;
+        match &self.samples {
+            Samples::Counter(samples) => samples.iter().try_for_each(|(labels, value)| {
+                write!(out, "{name}_total")?;
+                write_labels(out, labels)?;
+                writeln!(out, " {value}")
+            }),
+            Samples::Gauge(samples) => samples.iter().try_for_each(|(labels, value)| {
+                out.write_str(name)?;
+                write_labels(out, labels)?;
+                writeln!(out, " {value}")
+            }),
+            Samples::Histogram {
+                buckets,
+                beyond,
+                sum,
+            } => {
+                let mut count = 0;
+                for (bound, here) in buckets {
+                    count += here;
+                    writeln!(out, "{name}_bucket{{le=\"{bound:?}\"}} {count}")?;
+                }
+                count += beyond;
+                writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {count}")?;
+                writeln!(out, "{name}_sum {sum}")?;
+                writeln!(out, "{name}_count {count}")
+            }
+        }
+    }
+}
+
+/// A store's figures as families.
+pub fn of_store(figures: &Figures) -> Vec<Family> {
+    let depth = |queue: &str, depth: u64| (vec![("queue", queue.to_owned())], depth as f64);
+    let buckets = figures
+        .batch_sizes
+        .iter()
+        .enumerate()
+        .map(|(power, count)| ((1_u64 << power) as f64, *count))
+        .collect();
+    vec![
+        Family {
+            name: "kinfold_store_queue_depth",
+            help: "Requests that wait for the store",
+            samples: Samples::Gauge(vec![
+                depth("write", figures.write_queue_depth),
+                depth("read", figures.read_queue_depth),
+            ]),
+        },
+        Family {
+            name: "kinfold_store_batch_changes",
+            help: "Changes in each transaction",
+            samples: Samples::Histogram {
+                buckets,
+                beyond: 0,
+                sum: figures.changes as f64,
+            },
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_shown() {
+        let metrics = Metrics::new();
+        metrics.request_started();
+        metrics.request_started();
+        metrics.request_finished("put", 503, "quorum_unmet", 0.02);
+        metrics.read_quorum(QuorumOutcome::Met);
+        metrics.write_quorum(QuorumOutcome::MetWithFallbacks);
+        metrics.read_siblings(3);
+        metrics.read_repaired();
+        let digest = Digest::of(b"module");
+        metrics.fold_finished("lww", digest, FoldOutcome::Failed, 0.001);
+        metrics.hints_stored(3);
+        metrics.hints_delivered(2);
+        let figures = Figures {
+            write_queue_depth: 7,
+            commits: 3,
+            changes: 6,
+            batch_sizes: [1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+            ..Figures::default()
+        };
+        let mut others = of_store(&figures);
+        others.push(Family {
+            name: "kinfold_hints_held",
+            help: "Hints held by target",
+            samples: Samples::Gauge(vec![(vec![("node", "b\"\n\\".into())], 4.0)]),
+        });
+        others.push(Family {
+            name: "kinfold_dropped",
+            help: "Dropped",
+            samples: Samples::Counter(vec![(Vec::new(), 5)]),
+        });
+        let text = metrics.text(&others);
+        let fold = format!(
+            "kinfold_folds_total{{reconciler=\"lww\",digest=\"{digest}\",outcome=\"failed\"}} 1"
+        );
+        for line in [
+            "kinfold_requests_total{kind=\"put\",status=\"503\",code=\"quorum_unmet\"} 1",
+            "kinfold_request_seconds_bucket{le=\"0.025\",kind=\"put\"} 1",
+            "kinfold_requests_in_flight 1",
+            "kinfold_quorums_total{kind=\"read\",outcome=\"met\"} 1",
+            "kinfold_quorums_total{kind=\"write\",outcome=\"met_with_fallbacks\"} 1",
+            "kinfold_read_siblings_bucket{le=\"3.0\"} 1",
+            "kinfold_read_repairs_total 1",
+            &fold,
+            "kinfold_hints_stored_total 3",
+            "kinfold_hints_delivered_total 2",
+            "kinfold_store_queue_depth{queue=\"write\"} 7",
+            "kinfold_store_batch_changes_bucket{le=\"2.0\"} 2",
+            "kinfold_store_batch_changes_bucket{le=\"+Inf\"} 3",
+            "kinfold_store_batch_changes_count 3",
+            "kinfold_hints_held{node=\"b\\\"\\n\\\\\"} 4",
+            "kinfold_dropped_total 5",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+        assert_eq!(text.matches("# EOF").count(), 1);
+    }
+}
