@@ -1,5 +1,6 @@
 //! kinfold.
 pub mod clock;
+pub mod config;
 pub mod node;
 pub mod protocol;
 pub mod reconcile;
