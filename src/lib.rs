@@ -1,4 +1,5 @@
 //! kinfold.
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod node;
