@@ -151,37 +151,34 @@ impl Default for ClusterConfig {
     }
 }
 
-/// The `[sandbox]` section: what one call of a reconciler may use.
+/// The `[sandbox]` section: what one call of a reconciler may use, and how many
+/// calls there are at once.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SandboxConfig {
-    /// WebAssembly instructions, roughly: the limit that decides, since it is
-    /// the same on every machine.
+    /// What one call may burn, about one unit for each WebAssembly instruction:
+    /// the limit that decides, since it is the same on every machine.
     pub fuel: u64,
-    /// Linear memory, in bytes.
+    /// The largest linear memory of a call, in bytes.
     #[serde(rename = "memory", deserialize_with = "units::size")]
     pub memory_bytes: u64,
-    /// Wall-clock time, the backstop behind the fuel.
+    /// The most that a call may take by the clock, the backstop behind the fuel.
     #[serde(deserialize_with = "units::duration")]
     pub deadline: Duration,
-    /// How many calls may run at once; 0 means one per processor.
-    pub threads: u32,
-    /// How many calls may wait before more are refused.
+    /// How many threads run calls; 0 is one for each core.
+    pub workers: u32,
+    /// How many calls may wait for a thread before more are refused.
     pub queue: u32,
-    /// The largest module that may be uploaded, in bytes.
-    #[serde(rename = "max_module", deserialize_with = "units::size")]
-    pub max_module_bytes: u64,
 }
 
 impl Default for SandboxConfig {
     fn default() -> Self {
         SandboxConfig {
-            fuel: 100_000_000,
+            fuel: 500_000_000,
             memory_bytes: 16 << 20,
-            deadline: Duration::from_secs(1),
-            threads: 0,
+            deadline: Duration::from_secs(5),
+            workers: 0,
             queue: 1024,
-            max_module_bytes: 16 << 20,
         }
     }
 }
@@ -519,7 +516,6 @@ fn check_sandbox(sandbox: &SandboxConfig) -> Result<(), Fault> {
     // One page of WebAssembly memory, which every guest needs.
     at_least("memory", sandbox.memory_bytes, 1 << 16)?;
     at_least("queue", u64::from(sandbox.queue), 1)?;
-    at_least("max_module", sandbox.max_module_bytes, 1)?;
     if sandbox.deadline < Duration::from_millis(1) {
         return Err(fault(
             &["sandbox", "deadline"],
