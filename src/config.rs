@@ -18,17 +18,16 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::protocol::catalog::{MAX_NAME_BYTES, MAX_TABLES, TableDefinition};
+use crate::protocol::catalog::{MAX_TABLES, TableDefinition};
 use crate::protocol::effect::Address;
+use crate::table_spec::{self, TableSpec};
 
 mod locate;
-mod table;
 #[cfg(test)]
 mod tests;
 mod units;
 
 use locate::Lines;
-use table::TableSpec;
 
 /// The longest name of a node or zone, in bytes: both travel in every gossip.
 pub const MAX_NODE_NAME_BYTES: usize = 64;
@@ -37,7 +36,7 @@ pub const MAX_NODE_NAME_BYTES: usize = 64;
 pub const MAX_SEEDS: usize = 64;
 /// The most partitions that a ring may be cut into.
 pub const MAX_PARTITIONS: u32 = 1 << 16;
-/// The most replicas of a partition, and the largest `n` of a table.
+/// The most replicas of a partition.
 pub const MAX_REPLICAS: u32 = 16;
 /// The largest weight: weights are kept in thousandths, and 1,000 times the
 /// usual node is beyond any machine.
@@ -348,10 +347,18 @@ fn check(file: File, overrides: NodeSettings) -> Result<Config, Fault> {
     }
     let mut tables = BTreeMap::new();
     for (name, spec) in file.tables {
-        check_name(&name, MAX_NAME_BYTES).map_err(|reason| fault(&["tables", &name], reason))?;
-        let definition = spec
-            .definition()
-            .map_err(|(key, reason)| fault(&["tables", &name, key], reason))?;
+        if !table_spec::is_name(&name) {
+            let reason = format!("no name for a table; one has {}", table_spec::NAME_RULE);
+            return Err(fault(&["tables", &name], reason));
+        }
+        let definition = spec.into_definition().map_err(|error| {
+            let text = error.to_string();
+            // These errors begin with the key that they are about.
+            match text.split_once(": ") {
+                Some((key, reason)) => fault(&["tables", &name, key], reason),
+                None => fault(&["tables", &name], text),
+            }
+        })?;
         tables.insert(name.into(), definition);
     }
     Ok(Config {
@@ -362,8 +369,8 @@ fn check(file: File, overrides: NodeSettings) -> Result<Config, Fault> {
     })
 }
 
-fn check_name(name: &str, max_bytes: usize) -> Result<(), String> {
-    let fits = (1..=max_bytes).contains(&name.len())
+fn check_name(name: &str) -> Result<(), String> {
+    let fits = (1..=MAX_NODE_NAME_BYTES).contains(&name.len())
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
@@ -371,7 +378,7 @@ fn check_name(name: &str, max_bytes: usize) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!(
-            "{name:?} is no name; 1 to {max_bytes} of the characters A-Z, a-z, 0-9, '.', '_' and '-' are"
+            "{name:?} is no name; one has 1..={MAX_NODE_NAME_BYTES} letters, digits, dots, hyphens and underscores"
         ))
     }
 }
@@ -417,7 +424,7 @@ fn check_node(said: NodeSettings) -> Result<NodeConfig, Fault> {
             "a node needs a name of its own; give one with --name, KINFOLD_NAME or name = \"a\" under [node]",
         ));
     };
-    check_name(&name, MAX_NODE_NAME_BYTES).map_err(|reason| fault(&["node", "name"], reason))?;
+    check_name(&name).map_err(|reason| fault(&["node", "name"], reason))?;
 
     let listen = said.listen.as_deref().unwrap_or(DEFAULT_LISTEN);
     let listen: SocketAddr = listen.parse().map_err(|_| {
@@ -464,7 +471,7 @@ fn check_node(said: NodeSettings) -> Result<NodeConfig, Fault> {
         ));
     }
     let zone = said.zone.unwrap_or_else(|| "default".to_owned());
-    check_name(&zone, MAX_NODE_NAME_BYTES).map_err(|reason| fault(&["node", "zone"], reason))?;
+    check_name(&zone).map_err(|reason| fault(&["node", "zone"], reason))?;
     let data_dir = said
         .data_dir
         .unwrap_or_else(|| Path::new("data").join(&name));

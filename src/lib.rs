@@ -8,4 +8,5 @@ pub mod node;
 pub mod protocol;
 pub mod reconcile;
 pub mod store;
+pub mod table_spec;
 pub mod transport;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Common;
 use super::error::{CliError, expect_success};
-use super::output::{Output, cell};
+use super::output::{Output, cell, list};
 use crate::client::segment;
 
 #[derive(Subcommand, Debug)]
@@ -46,9 +46,7 @@ fn status(output: &Output, answer: &Value) -> Result<(), CliError> {
     if output.json {
         return output.json(answer);
     }
-    let rows = answer["members"]
-        .as_array()
-        .unwrap_or(&Vec::new())
+    let rows = list(answer, "members")
         .iter()
         .map(|member| {
             let offset = member["clock_offset_us"]
@@ -97,9 +95,7 @@ fn ring(output: &Output, answer: &Value) -> Result<(), CliError> {
     if output.json {
         return output.json(answer);
     }
-    let rows = answer["preference_list"]
-        .as_array()
-        .unwrap_or(&Vec::new())
+    let rows = list(answer, "preference_list")
         .iter()
         .enumerate()
         .map(|(index, place)| {

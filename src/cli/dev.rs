@@ -230,19 +230,19 @@ fn what_to_try(endpoints: &[String], data_dir: &Path, is_kept: bool) -> String {
 data in {dir} ({fate}); Ctrl-C stops them
 
 # Write at one node. The Kinfold-Context that comes back stands for what this client has seen.
-curl -i -X PUT {a}/v1/tables/profiles/items/alice -H 'Content-Type: application/json' -d '{{"name":"Alice"}}'
+curl -i -X PUT {a}/v1/tables/profiles/items/alice -H content-type:application/json -d '{{"name":"Alice"}}'
 
 # Read it at another.
 curl -i {b}/v1/tables/profiles/items/alice
 
 # Put two apples into a cart: an operation, so nothing has to be read first. Each time, two more.
-curl -i {c}/v1/tables/carts/items/alice/operations -H 'Content-Type: application/json' -d '{{"add":"apple","quantity":2}}'
+curl -i {c}/v1/tables/carts/items/alice/operations -H content-type:application/json -d '{{"add":"apple","quantity":2}}'
 
 # Two writers who have not seen each other, in a table without a reconciler: 300, and both siblings.
 curl -X PUT {a}/v1/tables/raw/items/note -d left; curl -X PUT {b}/v1/tables/raw/items/note -d right; curl -i {c}/v1/tables/raw/items/note
 
 # The same conflict where a module folds it: the two baskets become one (Kinfold-Siblings counts what went in).
-curl -X PUT {a}/v1/tables/baskets/items/bob -d '{{"apple":1}}'; curl -X PUT {b}/v1/tables/baskets/items/bob -d '{{"pear":2}}'; curl -i {c}/v1/tables/baskets/items/bob
+curl -X PUT {a}/v1/tables/baskets/items/bob -H content-type:application/json -d '{{"apple":1}}'; curl -X PUT {b}/v1/tables/baskets/items/bob -H content-type:application/json -d '{{"pear":2}}'; curl -i {c}/v1/tables/baskets/items/bob
 "#,
         dir = data_dir.display(),
     )

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Common;
 use super::error::{CliError, expect_success};
 use super::item::{self, ItemName, QuorumArgs};
-use super::output::{Output, cell, decode, preview};
+use super::output::{Output, cell, decode, list, preview};
 use crate::client::{Reply, Request};
 
 const EXAMPLES: &str = "\
@@ -94,9 +94,7 @@ fn print_siblings(output: &Output, reply: &Reply) -> Result<(), CliError> {
     if output.json {
         return output.json(&answer);
     }
-    let rows = answer["siblings"]
-        .as_array()
-        .unwrap_or(&Vec::new())
+    let rows = list(&answer, "siblings")
         .iter()
         .map(|sibling| {
             let (bytes, shown) = match sibling["value"].as_str().map(decode) {

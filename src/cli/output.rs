@@ -124,18 +124,7 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
-/// A list in an answer, by name: `{"things": [{"name": …}, …]}`, the same
-/// without the wrapping, or an object from name to thing.
-pub fn named_list(answer: &Value, wrapping: &str) -> Vec<(String, Value)> {
-    match answer.get(wrapping).unwrap_or(answer) {
-        Value::Array(things) => things
-            .iter()
-            .map(|thing| (cell(&thing["name"]), thing.clone()))
-            .collect(),
-        Value::Object(things) => things
-            .iter()
-            .map(|(name, thing)| (name.clone(), thing.clone()))
-            .collect(),
-        _ => Vec::new(),
-    }
+/// A list in an answer.
+pub fn list<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
+    answer[key].as_array().map_or(&[], Vec::as_slice)
 }

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::Common;
 use super::error::{CliError, expect_success};
-use super::output::{Output, cell, named_list};
-use super::{item, table};
-use crate::client::{Client, Request, segment};
+use super::item;
+use super::output::{self, Output, cell};
+use crate::client::{Client, Reply, Request, segment};
 
 /// How many hex digits of a digest people are shown: enough to tell apart the
 /// versions of a module.
@@ -81,7 +81,11 @@ async fn push(
     if accept_unlawful {
         request = request.query("accept", "unlawful");
     }
-    let answer: Value = expect_success(client.send(request).await?)?.json()?;
+    let reply = client.send(request).await?;
+    if !reply.status.is_success() {
+        show_counterexample(output, &reply)?;
+    }
+    let answer: Value = expect_success(reply)?.json()?;
     if output.json {
         return output.json(&answer);
     }
@@ -94,31 +98,33 @@ async fn push(
     ))
 }
 
+/// What breaks a law is too large for the line that an error has, and is what
+/// the module's author came for.
+fn show_counterexample(output: &Output, reply: &Reply) -> Result<(), CliError> {
+    let problem: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+    match &problem["counterexample"] {
+        _ if output.json => output.json(&problem),
+        Value::Null => Ok(()),
+        Value::String(text) => output.line(text),
+        counterexample => output.line(&format!("{counterexample:#}")),
+    }
+}
+
 async fn list(output: &Output, client: &Client) -> Result<(), CliError> {
     let answer: Value = expect_success(client.get("/v1/reconcilers").await?)?.json()?;
     if output.json {
         return output.json(&answer);
     }
-    let (_, tables) = table::fetch(client).await?;
-    let rows = named_list(&answer, "reconcilers")
-        .into_iter()
-        .map(|(name, module)| {
-            let users: Vec<&str> = tables
-                .iter()
-                .filter(|(_, table)| table["reconciler"] == name.as_str())
-                .map(|(table, _)| table.as_str())
-                .collect();
-            let users = if users.is_empty() {
-                "-".to_owned()
-            } else {
-                users.join(" ")
-            };
+    let rows = output::list(&answer, "reconcilers")
+        .iter()
+        .map(|module| {
+            let tables: Vec<String> = output::list(module, "tables").iter().map(cell).collect();
             vec![
-                name,
+                cell(&module["name"]),
                 cell(&module["kind"]),
                 short_digest(&module["digest"]),
                 laws(&module["laws"]),
-                users,
+                tables.join(" "),
             ]
         })
         .collect();
@@ -133,12 +139,10 @@ fn short_digest(digest: &Value) -> String {
 
 /// What the law check said, in a few words.
 fn laws(laws: &Value) -> String {
-    let status = laws["status"].as_str().or_else(|| laws.as_str());
-    match (&laws["law"], &laws["cases"], status) {
-        (Value::String(law), ..) => format!("UNLAWFUL: {law}"),
-        (_, Value::Number(cases), _) => format!("no counterexample in {cases} cases"),
-        (_, _, Some(status)) => status.to_owned(),
-        _ => cell(laws),
+    match (&laws["verdict"], &laws["law"], &laws["cases"]) {
+        (_, Value::String(law), _) => format!("UNLAWFUL: not {law}"),
+        (_, _, Value::Number(cases)) => format!("no counterexample in {cases} cases"),
+        (verdict, ..) => cell(verdict),
     }
 }
 
@@ -151,15 +155,14 @@ mod tests {
     fn laws_are_said_in_words() {
         for (answer, words) in [
             (
-                json!({"status": "ok", "cases": 400}),
+                json!({"verdict": "no counterexample", "cases": 400}),
                 "no counterexample in 400 cases",
             ),
-            (json!({"status": "unchecked"}), "unchecked"),
+            (json!({"verdict": "unchecked"}), "unchecked"),
             (
-                json!({"law": "idempotent", "counterexample": "…"}),
-                "UNLAWFUL: idempotent",
+                json!({"verdict": "unlawful", "law": "idempotent", "counterexample": "…"}),
+                "UNLAWFUL: not idempotent",
             ),
-            (json!("unchecked"), "unchecked"),
             (Value::Null, "-"),
         ] {
             assert_eq!(laws(&answer), words);

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::Common;
 use super::error::{CliError, expect_success};
 use super::item::{self, Quorum};
-use super::output::{Output, cell, named_list};
+use super::output::{self, Output, cell};
 use crate::client::{Client, Request, segment};
 
 /// The keys of a definition, in the order in which people are shown them. What
@@ -132,11 +132,7 @@ impl SetArgs {
         if let Some(name) = &self.reconciler {
             // A digest belongs to the module that it was pinned for.
             present.remove("reconciler_digest");
-            if name == "none" {
-                present.remove("reconciler");
-            } else {
-                present.insert("reconciler".to_owned(), Value::from(name.as_str()));
-            }
+            present.insert("reconciler".to_owned(), Value::from(name.as_str()));
         }
         if let Some(digest) = &self.reconciler_digest {
             present.insert("reconciler_digest".to_owned(), Value::from(digest.as_str()));
@@ -180,28 +176,19 @@ fn path(name: &str) -> String {
     format!("/v1/tables/{}", segment(name.as_bytes()))
 }
 
-/// The tables with their definitions, by name.
-pub async fn fetch(client: &Client) -> Result<(Value, Vec<(String, Value)>), CliError> {
-    let answer: Value = expect_success(client.get("/v1/tables").await?)?.json()?;
-    let tables = named_list(&answer, "tables");
-    Ok((answer, tables))
-}
-
 async fn list(output: &Output, client: &Client) -> Result<(), CliError> {
-    let (answer, tables) = fetch(client).await?;
+    let answer: Value = expect_success(client.get("/v1/tables").await?)?.json()?;
     if output.json {
         return output.json(&answer);
     }
+    let tables = output::list(&answer, "tables");
     if tables.is_empty() {
         return output.note("there are no tables; `kinfold table set NAME` makes one");
     }
-    let shown = ["n", "r", "w", "reconciler", "quorum", "sort_keys"];
+    let shown = ["name", "n", "r", "w", "reconciler", "quorum", "sort_keys"];
     let rows = tables
-        .into_iter()
-        .map(|(name, table)| {
-            let cells = shown.iter().map(|key| cell(&table[key]));
-            std::iter::once(name).chain(cells).collect()
-        })
+        .iter()
+        .map(|table| shown.iter().map(|key| cell(&table[key])).collect())
         .collect();
     let header = ["table", "n", "r", "w", "reconciler", "quorum", "sort keys"];
     output.table(&header, rows)
@@ -252,7 +239,7 @@ async fn set(output: &Output, client: &Client, args: &SetArgs) -> Result<(), Cli
     if output.terminal {
         show(output, &answer)?;
     }
-    for warning in answer["warnings"].as_array().unwrap_or(&Vec::new()) {
+    for warning in output::list(&answer, "warnings") {
         eprintln!("kinfold: warning: {}", cell(warning));
     }
     Ok(())
@@ -293,7 +280,7 @@ mod tests {
         );
         assert_eq!(
             merged(&["--reconciler", "none"], present.clone()),
-            json!({"n": 3, "r": 2, "quorum": "strict"})
+            json!({"n": 3, "r": 2, "reconciler": "none", "quorum": "strict"})
         );
         assert_eq!(
             merged(

@@ -174,14 +174,14 @@ fn wrong_values_are_errors_with_key_and_line() {
             "cluster.replicas",
             "from 1 to",
         ),
-        ("[tables.t]\nn = 3\nr = 4", 3, "tables.t.r", "n, which is 3"),
-        ("[tables.t]\nw = 4", 2, "tables.t.w", "n, which is 3"),
+        ("[tables.t]\nn = 3\nr = 4", 3, "tables.t.r", "n is 3"),
+        ("[tables.t]\nw = 4", 2, "tables.t.w", "n is 3"),
         ("[tables.t]\nr = 'most'", 2, "tables.t.r", "quorum"),
         (
             "[tables.t]\nmax_value_bytes = '1 parsec'",
             2,
             "tables.t.max_value_bytes",
-            "not a size",
+            "number of bytes",
         ),
         (
             "[tables.t]\nquorum = 'loose'",
@@ -193,7 +193,7 @@ fn wrong_values_are_errors_with_key_and_line() {
             "[tables.t]\nmax_siblings = 0",
             2,
             "tables.t.max_siblings",
-            "at least 1",
+            "1..=10000",
         ),
         (
             "[tables.t]\nreconciler_digest = 'abc'",
@@ -201,7 +201,12 @@ fn wrong_values_are_errors_with_key_and_line() {
             "tables.t.reconciler_digest",
             "64 hex digits",
         ),
-        ("[tables.'a b']\nn = 3", 1, "tables.a b", "is no name"),
+        (
+            "[tables.'a b']\nn = 3",
+            1,
+            "tables.a b",
+            "no name for a table",
+        ),
         (
             "[sandbox]\nmemory = '1KiB'",
             2,
