@@ -36,6 +36,13 @@ pub enum CliError {
         reason: String,
         context: String,
     },
+    /// A module breaks a law. The counterexample has been shown.
+    #[error("{module} is not lawful: {law} does not hold; {advice}")]
+    Unlawful {
+        module: String,
+        law: String,
+        advice: &'static str,
+    },
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -144,7 +151,6 @@ fn hint(code: &str, retry_after: Option<&str>) -> String {
         "invalid_context" => "`kinfold get --json` gives the item's present context",
         "invalid_quorum" => "`kinfold table show` shows the table's n",
         "operations_only" => "use `kinfold op`",
-        "law_violated" => "--accept-unlawful admits it all the same, never to be folded eagerly",
         "too_large" => "`kinfold table set --max-value-bytes` raises a table's limit",
         "quorum_unmet" => {
             "`kinfold cluster status` shows who is down; ask for fewer replicas with --r or --w, or try again"

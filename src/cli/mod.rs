@@ -128,12 +128,7 @@ enum Command {
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version come as errors too, with exit code 0. When they
-            // cannot be printed there is nowhere left to say so.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
-        }
+        Err(error) => return refuse(&error),
     };
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -143,6 +138,39 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// What comes of arguments that name no command to run: help, the version, or
+/// one line about what is wrong with them.
+fn refuse(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    let is_help = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    if is_help {
+        // When it cannot be printed there is nowhere left to say so.
+        let _ = error.print();
+    } else {
+        eprintln!("kinfold: {}", usage_line(error));
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+}
+
+/// What is wrong with the arguments, and clap's own tip, without the usage that
+/// follows on lines of its own.
+fn usage_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let said = text
+        .split("\n\n")
+        .filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more information"))
+        .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect::<Vec<_>>()
+        .join("; ");
+    let said = said.strip_prefix("error: ").unwrap_or(&said);
+    format!("{said}; see --help")
 }
 
 fn dispatch(cli: Cli) -> Result<(), CliError> {

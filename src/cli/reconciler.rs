@@ -82,8 +82,8 @@ async fn push(
         request = request.query("accept", "unlawful");
     }
     let reply = client.send(request).await?;
-    if !reply.status.is_success() {
-        show_counterexample(output, &reply)?;
+    if reply.problem().code == "law_violated" {
+        return Err(unlawful(output, &reply, name)?);
     }
     let answer: Value = expect_success(reply)?.json()?;
     if output.json {
@@ -98,16 +98,23 @@ async fn push(
     ))
 }
 
-/// What breaks a law is too large for the line that an error has, and is what
-/// the module's author came for.
-fn show_counterexample(output: &Output, reply: &Reply) -> Result<(), CliError> {
-    let problem: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-    match &problem["counterexample"] {
-        _ if output.json => output.json(&problem),
-        Value::Null => Ok(()),
-        Value::String(text) => output.line(text),
-        counterexample => output.line(&format!("{counterexample:#}")),
+/// Shows a counterexample, which is too large for the line that an error has,
+/// and is what the module's author came for.
+fn unlawful(output: &Output, reply: &Reply, name: &str) -> Result<CliError, CliError> {
+    let problem: Value = reply.json()?;
+    if output.json {
+        output.json(&problem)?;
+    } else {
+        output.line(&cell(&problem["detail"]))?;
     }
+    Ok(CliError::Unlawful {
+        module: name.to_owned(),
+        law: problem["counterexample"]["law"]
+            .as_str()
+            .unwrap_or("a law")
+            .to_owned(),
+        advice: "mend it, or admit it with --accept-unlawful, never to be folded eagerly",
+    })
 }
 
 async fn list(output: &Output, client: &Client) -> Result<(), CliError> {

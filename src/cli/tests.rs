@@ -52,7 +52,12 @@ fn outcome(url: &str, words: &[&str]) -> Result<(), (u8, String)> {
     let words = ["kinfold", "--endpoint", url]
         .into_iter()
         .chain(words.iter().copied());
-    let cli = Cli::try_parse_from(words).map_err(|error| (2, error.to_string()))?;
+    let cli = Cli::try_parse_from(words).map_err(|error| {
+        let code = u8::try_from(error.exit_code()).unwrap();
+        let line = usage_line(&error);
+        assert_eq!(line.lines().count(), 1, "{line}");
+        (code, line)
+    })?;
     dispatch(cli).map_err(|error| {
         let line = error.line();
         assert_eq!(line.lines().count(), 1, "{line}");
@@ -105,6 +110,12 @@ fn failures_have_their_exit_codes_and_say_what_to_do() {
             "no such thing (bad_operation)",
         ),
         (
+            "422 Unprocessable Entity\n\n{\"code\":\"law_violated\",\"detail\":\"the long\\nstory\",\"counterexample\":{\"law\":\"idempotent\"}}",
+            &["reconciler", "push", "/dev/null", "--name", "mine"],
+            1,
+            "mine is not lawful: idempotent does not hold; mend it, or admit it with --accept-unlawful",
+        ),
+        (
             "502 Bad Gateway\n\n<html>",
             &["cluster", "status"],
             1,
@@ -142,6 +153,9 @@ fn wrong_usage_is_exit_code_2() {
         &["serve", "--name", "a", "--log", "kinfold=loud"],
         &["dev", "--port-base", "65534"],
         &["frobnicate"],
+        &["get", "t"],
+        &["serve", "--weight", "x"],
+        &["get", "t", "k", "--sibling"],
         &["--endpoint", "ftp://x", "cluster", "status"],
     ] {
         let (code, line) = outcome(url, words).unwrap_err();
