@@ -23,6 +23,7 @@
 //!
 //! What others count already is handed to [`Metrics::text`] as [`Family`] values.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -34,6 +35,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::protocol::catalog::Digest;
+use crate::protocol::machine::Counters;
+use crate::reconcile::ModuleFigures;
 use crate::store::Figures;
 
 /// Bounds of the latency histograms, in seconds: from a read out of memory to
@@ -95,39 +98,14 @@ impl FoldOutcome {
     }
 }
 
-/// How a quorum ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum QuorumOutcome {
-    /// Enough primaries answered.
-    Met,
-    /// Enough nodes answered, fallbacks among them.
-    MetWithFallbacks,
-    Unmet,
-}
-
-impl QuorumOutcome {
-    fn label(self) -> &'static str {
-        match self {
-            QuorumOutcome::Met => "met",
-            QuorumOutcome::MetWithFallbacks => "met_with_fallbacks",
-            QuorumOutcome::Unmet => "unmet",
-        }
-    }
-}
-
 /// A node's counters.
 pub struct Metrics {
     registry: Registry,
     requests: Labelled<RequestLabels, Counter>,
     request_seconds: Labelled<KindLabels, Histogram>,
     in_flight: Gauge,
-    quorums: Labelled<QuorumLabels, Counter>,
     read_siblings: Histogram,
-    read_repairs: Counter,
-    folds: Labelled<FoldLabels, Counter>,
     fold_seconds: Histogram,
-    hints_stored: Counter,
-    hints_delivered: Counter,
 }
 
 fn latency() -> Histogram {
@@ -158,52 +136,25 @@ impl Metrics {
             "HTTP requests being carried out",
             in_flight.clone(),
         );
-        let quorums = Labelled::default();
-        registry.register("quorums", "Quorums asked for, by outcome", quorums.clone());
         let read_siblings = Histogram::new(SIBLINGS);
         registry.register(
             "read_siblings",
             "Siblings that reads met",
             read_siblings.clone(),
         );
-        let read_repairs = Counter::default();
-        registry.register(
-            "read_repairs",
-            "Replicas that were sent the join after a read",
-            read_repairs.clone(),
-        );
-        let folds = Labelled::default();
-        registry.register("folds", "Folds by module and outcome", folds.clone());
         let fold_seconds = latency();
         registry.register(
             "fold_seconds",
             "How long folds took, waiting included",
             fold_seconds.clone(),
         );
-        let hints_stored = Counter::default();
-        registry.register(
-            "hints_stored",
-            "Writes held here for a primary",
-            hints_stored.clone(),
-        );
-        let hints_delivered = Counter::default();
-        registry.register(
-            "hints_delivered",
-            "Held writes that their primary has stored",
-            hints_delivered.clone(),
-        );
         Metrics {
             registry,
             requests,
             request_seconds,
             in_flight,
-            quorums,
             read_siblings,
-            read_repairs,
-            folds,
             fold_seconds,
-            hints_stored,
-            hints_delivered,
         }
     }
 
@@ -229,58 +180,14 @@ impl Metrics {
             .observe(seconds);
     }
 
-    /// A read's quorum was decided.
-    pub fn read_quorum(&self, outcome: QuorumOutcome) {
-        self.quorum("read", outcome);
-    }
-
-    /// A write's quorum was decided.
-    pub fn write_quorum(&self, outcome: QuorumOutcome) {
-        self.quorum("write", outcome);
-    }
-
-    fn quorum(&self, kind: &'static str, outcome: QuorumOutcome) {
-        let outcome = outcome.label();
-        self.quorums
-            .get_or_create(&QuorumLabels { kind, outcome })
-            .inc();
-    }
-
     /// A client's read met this many siblings.
     pub fn read_siblings(&self, count: u64) {
         self.read_siblings.observe(count as f64);
     }
 
-    /// A replica that had less than the others was sent the join.
-    pub fn read_repaired(&self) {
-        self.read_repairs.inc();
-    }
-
-    /// A module was asked to fold.
-    pub fn fold_finished(
-        &self,
-        reconciler: &str,
-        digest: Digest,
-        outcome: FoldOutcome,
-        seconds: f64,
-    ) {
-        let labels = FoldLabels {
-            reconciler: reconciler.to_owned(),
-            digest: digest.to_string(),
-            outcome: outcome.label(),
-        };
-        self.folds.get_or_create(&labels).inc();
+    /// A module answered a request of the machine's.
+    pub fn fold_finished(&self, seconds: f64) {
         self.fold_seconds.observe(seconds);
-    }
-
-    /// Writes were stored for a primary that is away.
-    pub fn hints_stored(&self, count: u64) {
-        self.hints_stored.inc_by(count);
-    }
-
-    /// Held writes reached their primary.
-    pub fn hints_delivered(&self, count: u64) {
-        self.hints_delivered.inc_by(count);
     }
 
     /// All of it as text, with what others have counted.
@@ -409,6 +316,98 @@ pub fn of_store(figures: &Figures) -> Vec<Family> {
     ]
 }
 
+/// What the machine counted, as families.
+pub fn of_machine(counters: &Counters) -> Vec<Family> {
+    let counter = |name, help, value| Family {
+        name,
+        help,
+        samples: Samples::Counter(vec![(Vec::new(), value)]),
+    };
+    let gauge = |name, help, value: u64| Family {
+        name,
+        help,
+        samples: Samples::Gauge(vec![(Vec::new(), value as f64)]),
+    };
+    let outcome = |name: &str| vec![("outcome", name.to_owned())];
+    let purpose = |name: &str| vec![("for", name.to_owned())];
+    vec![
+        Family {
+            name: "kinfold_quorums",
+            help: "Quorums asked for, by outcome",
+            samples: Samples::Counter(vec![
+                (outcome("met"), counters.quorum_met),
+                (outcome("unmet"), counters.quorum_unmet),
+            ]),
+        },
+        Family {
+            name: "kinfold_folds",
+            help: "Folds asked for, by what for",
+            samples: Samples::Counter(vec![
+                (purpose("read"), counters.folds_of_reads),
+                (purpose("write"), counters.folds_of_writes),
+            ]),
+        },
+        counter(
+            "kinfold_fold_failures",
+            "Folds that a module, its absence or a full queue made fail",
+            counters.failed_folds,
+        ),
+        counter(
+            "kinfold_swap_conflicts",
+            "Folds and operations made again because their item changed meanwhile",
+            counters.swap_conflicts,
+        ),
+        counter("kinfold_forwarded", "Requests handed to a coordinator", counters.forwarded),
+        counter("kinfold_hedges", "Requests that found a replica slow", counters.hedged),
+        counter(
+            "kinfold_read_repairs",
+            "Replicas that were sent the join after a read",
+            counters.read_repairs,
+        ),
+        counter(
+            "kinfold_hints_stored",
+            "Writes held here for a primary",
+            counters.hints_noted,
+        ),
+        counter(
+            "kinfold_hints_delivered",
+            "Held writes that their primary has stored",
+            counters.hints_delivered,
+        ),
+        gauge("kinfold_hints_held", "Writes held now, about", counters.hints_held),
+        counter(
+            "kinfold_store_failures",
+            "Store requests that failed",
+            counters.store_failures,
+        ),
+        gauge(
+            "kinfold_coordinated_in_flight",
+            "Requests that this node coordinates now",
+            counters.requests_in_hand,
+        ),
+    ]
+}
+
+/// How every module has fared, as families.
+pub fn of_modules(health: &BTreeMap<Digest, ModuleFigures>) -> Vec<Family> {
+    let by = |pick: fn(&ModuleFigures) -> u64| {
+        let label = |digest: &Digest| vec![("digest", digest.to_string())];
+        health.iter().map(|(digest, health)| (label(digest), pick(health))).collect()
+    };
+    vec![
+        Family {
+            name: "kinfold_module_runs",
+            help: "What each module was run for: folds, operations, views",
+            samples: Samples::Counter(by(|health| health.folds)),
+        },
+        Family {
+            name: "kinfold_module_failures",
+            help: "Runs of each module that failed",
+            samples: Samples::Counter(by(|health| health.failures)),
+        },
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -419,14 +418,8 @@ mod tests {
         metrics.request_started();
         metrics.request_started();
         metrics.request_finished("put", 503, "quorum_unmet", 0.02);
-        metrics.read_quorum(QuorumOutcome::Met);
-        metrics.write_quorum(QuorumOutcome::MetWithFallbacks);
         metrics.read_siblings(3);
-        metrics.read_repaired();
-        let digest = Digest::of(b"module");
-        metrics.fold_finished("lww", digest, FoldOutcome::Failed, 0.001);
-        metrics.hints_stored(3);
-        metrics.hints_delivered(2);
+        metrics.fold_finished(0.001);
         let figures = Figures {
             write_queue_depth: 7,
             commits: 3,
@@ -446,9 +439,6 @@ mod tests {
             samples: Samples::Counter(vec![(Vec::new(), 5)]),
         });
         let text = metrics.text(&others);
-        let fold = format!(
-            "kinfold_folds_total{{reconciler=\"lww\",digest=\"{digest}\",outcome=\"failed\"}} 1"
-        );
         for line in [
             "kinfold_requests_total{kind=\"put\",status=\"503\",code=\"quorum_unmet\"} 1",
             "kinfold_request_seconds_bucket{le=\"0.025\",kind=\"put\"} 1",

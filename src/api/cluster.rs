@@ -12,6 +12,7 @@ use super::route::Resource;
 use super::service::Service;
 use super::{Answer, Call, path, require_method};
 use crate::node::MemberView;
+use crate::protocol::message::Refusal;
 
 /// `GET /v1/cluster`.
 pub fn show<S: Service>(service: &S, call: &Call) -> Answer {
@@ -55,7 +56,9 @@ pub fn ring<S: Service>(service: &S, table: &str, partition_key: &str, call: &Ca
         .filter(|name| service.tables().contains_key(name.as_str()))
         .ok_or_else(Problem::no_such_table)?;
     let key = path::partition_key(partition_key)?;
-    let view = service.ring_view(&table, &key);
+    let view = service.ring_view(&table, &key).ok_or_else(|| {
+        Problem::from(Refusal::NotReady("no layout is known yet; see GET /readyz".to_owned()))
+    })?;
     let preference: Vec<Value> = view
         .preference
         .iter()

@@ -43,6 +43,10 @@ fn laws(lawfulness: &Lawfulness) -> Value {
             "verdict": "unchecked",
             "text": "the module accepted none of the samples",
         }),
+        Lawfulness::BuiltIn => json!({
+            "verdict": "built in",
+            "text": "compiled into the server, whose tests check its laws",
+        }),
         Lawfulness::Unlawful {
             law,
             counterexample,

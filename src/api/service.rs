@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::node::{AdminError, ClusterView, ModuleHealth, Node, RingView, Tables, Upload};
+use crate::node::{AdminError, ClusterView, ModuleFigures, Node, RingView, Tables, Upload};
 use crate::protocol::catalog::{Catalog, Digest, TableDefinition};
 use crate::protocol::id::Partition;
 use crate::protocol::message::{ItemRequest, Response};
@@ -31,7 +31,7 @@ pub trait Service: Send + Sync + 'static {
     /// What `GET /v1/cluster` shows.
     fn cluster_view(&self) -> ClusterView;
     /// What `GET /v1/cluster/ring/{table}/{partition_key}` shows.
-    fn ring_view(&self, table: &str, partition_key: &[u8]) -> RingView;
+    fn ring_view(&self, table: &str, partition_key: &[u8]) -> Option<RingView>;
     /// Makes or changes a table. True when it is new.
     fn set_table(
         &self,
@@ -56,7 +56,7 @@ pub trait Service: Send + Sync + 'static {
     /// The bytes of a module that this node holds.
     fn module_bytes(&self, digest: Digest) -> Option<Bytes>;
     /// How a module has fared on this node.
-    fn module_health(&self, digest: Digest) -> ModuleHealth;
+    fn module_health(&self, digest: Digest) -> ModuleFigures;
     /// Everything that `/metrics` shows.
     fn metrics_text(&self) -> String;
 }
@@ -90,7 +90,7 @@ impl Service for Node {
         Node::cluster_view(self)
     }
 
-    fn ring_view(&self, table: &str, partition_key: &[u8]) -> RingView {
+    fn ring_view(&self, table: &str, partition_key: &[u8]) -> Option<RingView> {
         Node::ring_view(self, table, partition_key)
     }
 
@@ -119,7 +119,7 @@ impl Service for Node {
         Node::module_bytes(self, digest)
     }
 
-    fn module_health(&self, digest: Digest) -> ModuleHealth {
+    fn module_health(&self, digest: Digest) -> ModuleFigures {
         Node::module_health(self, digest)
     }
 

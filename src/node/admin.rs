@@ -6,7 +6,6 @@
 //! change made over HTTP survives a restart.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -78,7 +77,7 @@ impl Node {
     /// Changes the catalog, carries out what follows, and waits until the
     /// change is durable here.
     async fn change<T>(
-        self: &Arc<Self>,
+        &self,
         change: impl FnOnce(&mut Catalog) -> T,
     ) -> Result<T, AdminError> {
         let (result, effects, record) = {
@@ -118,7 +117,7 @@ impl Node {
 
     /// Makes or changes a table. True when it is new.
     pub async fn set_table(
-        self: &Arc<Self>,
+        &self,
         name: &str,
         definition: TableDefinition,
     ) -> Result<bool, AdminError> {
@@ -137,7 +136,7 @@ impl Node {
 
     /// Ends a table. Its items are out of reach at once; a table made again
     /// under the name shares nothing with it.
-    pub async fn delete_table(self: &Arc<Self>, name: &str) -> Result<(), AdminError> {
+    pub async fn delete_table(&self, name: &str) -> Result<(), AdminError> {
         let _turn = self.changing.lock().await;
         self.ready_to_change()?;
         let existed = self.change(|catalog| catalog.delete_table(name)).await?;
@@ -151,7 +150,7 @@ impl Node {
 
     /// Checks a module and makes it the current one of this name.
     pub async fn add_reconciler(
-        self: &Arc<Self>,
+        &self,
         name: &str,
         bytes: Bytes,
         accept_unlawful: bool,
@@ -186,7 +185,7 @@ impl Node {
 
     /// Makes an older digest of a reconciler its current one again.
     pub async fn roll_back_reconciler(
-        self: &Arc<Self>,
+        &self,
         name: &str,
         digest: Digest,
     ) -> Result<(), AdminError> {
@@ -199,7 +198,7 @@ impl Node {
     /// Makes the modules that are compiled into the server known, where nobody
     /// knows their names yet.
     pub async fn propose_built_ins(
-        self: &Arc<Self>,
+        &self,
         modules: Vec<(&'static str, ModuleInfo)>,
     ) -> Result<(), AdminError> {
         let _turn = self.changing.lock().await;
@@ -218,7 +217,7 @@ impl Node {
 /// A node that never read its file only proposes: what the cluster knows of a
 /// table goes before what a new node's file says of it.
 pub(super) async fn apply_config_tables(
-    node: &Arc<Node>,
+    node: &Node,
     tables: BTreeMap<String, TableDefinition>,
 ) -> Result<(), AdminError> {
     let _turn = node.changing.lock().await;

@@ -14,7 +14,7 @@ mod views;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,23 +27,18 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::protocol::catalog::{Catalog, Digest, ModuleInfo, TableDefinition};
 use crate::protocol::effect::{Effect, Input, RequestId, StoreError, StoreReply, StoreRequest};
-use crate::protocol::id::{Partition, Position};
-use crate::protocol::machine::{Machine, Tables};
+use crate::protocol::id::{ClusterId, Partition, Position};
+use crate::protocol::machine::Machine;
+pub use crate::protocol::machine::Tables;
 use crate::protocol::message::{ItemRequest, Message, Refusal, Response};
 use crate::reconcile::Guests;
+pub use crate::reconcile::ModuleFigures;
 use crate::store::Store;
 use crate::transport::Transport;
 
 /// How often the machine's timers are looked at. The shortest of them is a hedge
 /// of 50 ms; a tick that finds nothing due costs about a microsecond.
 const TICK: Duration = Duration::from_millis(10);
-
-/// How a module has fared on this node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ModuleHealth {
-    pub folds: u64,
-    pub failures: u64,
-}
 
 /// Why a module was not taken.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -67,9 +62,9 @@ pub trait Modules: Send + Sync + 'static {
     /// Says what a module is, after it passed the law check or was let off it.
     fn inspect(&self, bytes: &Bytes, accept_unlawful: bool) -> Result<ModuleInfo, ModuleError>;
     /// How a module has fared.
-    fn health(&self, digest: Digest) -> ModuleHealth;
+    fn health(&self, digest: Digest) -> ModuleFigures;
     /// How every module has fared.
-    fn all_health(&self) -> BTreeMap<Digest, ModuleHealth>;
+    fn all_health(&self) -> BTreeMap<Digest, ModuleFigures>;
 }
 
 /// The ports of a node.
@@ -83,6 +78,8 @@ pub struct Ports {
 
 /// One running node.
 pub struct Node {
+    /// Itself: what a store or a guest answers comes back on their threads.
+    this: Weak<Node>,
     name: Arc<str>,
     machine: Mutex<Machine>,
     ports: Ports,
@@ -113,7 +110,8 @@ impl Node {
     pub fn new(name: Arc<str>, machine: Machine, ports: Ports) -> Arc<Self> {
         let tables = machine.tables().clone();
         let catalog = Arc::new(machine.catalog().clone());
-        Arc::new(Node {
+        Arc::new_cyclic(|this| Node {
+            this: this.clone(),
             name,
             machine: Mutex::new(machine),
             ports,
@@ -130,26 +128,46 @@ impl Node {
 
     /// Connects the node to its network, carries out the machine's first
     /// effects, and ticks until the node is dropped.
-    pub fn start(self: &Arc<Self>, transport: Arc<dyn Transport>, first: Vec<Effect>) {
+    ///
+    /// `joined` hears of the cluster once the node is in one.
+    pub fn start(
+        &self,
+        transport: Arc<dyn Transport>,
+        first: Vec<Effect>,
+        joined: impl Fn(ClusterId) + Send + 'static,
+    ) {
         let fresh = self.transport.set(transport).is_ok();
         assert!(fresh, "a node is started once");
         self.carry_out(first);
         let held = self.ports.modules.held();
         self.step(Input::ModulesHeld { digests: held });
-        let node = Arc::downgrade(self);
+        let node = self.this.clone();
         tokio::spawn(async move {
+            let mut told = false;
             let mut ticks = tokio::time::interval(TICK);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
                 let Some(node) = node.upgrade() else { return };
                 node.step(Input::Tick);
+                if !told {
+                    let cluster = lock(&node.machine).membership().cluster();
+                    if let Some(cluster) = cluster {
+                        tracing::info!(node = %node.name, %cluster, "in a cluster");
+                        joined(cluster);
+                        told = true;
+                    }
+                }
             }
         });
     }
 
+    fn arc(&self) -> Arc<Node> {
+        self.this.upgrade().expect("whoever calls holds the node")
+    }
+
     /// Hands an input to the machine and carries out what it wants.
-    pub fn step(self: &Arc<Self>, input: Input) {
+    pub fn step(&self, input: Input) {
         let effects = {
             let mut machine = lock(&self.machine);
             // Read under the lock: the machine's time must not run backwards.
@@ -159,7 +177,7 @@ impl Node {
         self.carry_out(effects);
     }
 
-    fn carry_out(self: &Arc<Self>, effects: Vec<Effect>) {
+    fn carry_out(&self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Send { to, address, message } => {
@@ -169,7 +187,7 @@ impl Node {
                     self.transport().contact(&address, message);
                 }
                 Effect::Store { job, request } => {
-                    let node = self.clone();
+                    let node = self.arc();
                     let done = move |reply: Result<StoreReply, StoreError>| {
                         if let Err(error) = &reply
                             && *error != StoreError::Overloaded
@@ -181,8 +199,13 @@ impl Node {
                     self.ports.store.submit(request, Box::new(done));
                 }
                 Effect::Guest { job, request } => {
-                    let node = self.clone();
-                    let done = move |reply| node.step(Input::Guest { job, reply });
+                    let node = self.arc();
+                    let begun_us = self.ports.clock.now().wall_us;
+                    let done = move |reply| {
+                        let spent_us = node.ports.clock.now().wall_us.saturating_sub(begun_us);
+                        node.ports.metrics.fold_finished(spent_us as f64 / 1e6);
+                        node.step(Input::Guest { job, reply });
+                    };
                     self.ports.guests.submit(request, Box::new(done));
                 }
                 Effect::Respond { request, response } => {
@@ -192,7 +215,7 @@ impl Node {
                     }
                 }
                 Effect::ServeModule { to, address, digest } => {
-                    let node = self.clone();
+                    let node = self.arc();
                     self.runtime.spawn_blocking(move || {
                         let bytes = node.ports.modules.bytes(digest).unwrap_or_else(|error| {
                             tracing::warn!(%digest, %error, "a module cannot be read");
@@ -203,7 +226,7 @@ impl Node {
                     });
                 }
                 Effect::KeepModule { digest, bytes } => {
-                    let node = self.clone();
+                    let node = self.arc();
                     self.runtime.spawn_blocking(move || {
                         match node.ports.modules.keep(digest, &bytes) {
                             Ok(()) => {
@@ -269,7 +292,7 @@ impl Node {
     }
 
     /// Carries out a client's request.
-    pub async fn item(self: &Arc<Self>, item: ItemRequest) -> Response {
+    pub async fn item(&self, item: ItemRequest) -> Response {
         if self.draining.load(Ordering::Relaxed) {
             return Response::Refused(Refusal::NotReady("it is shutting down".to_owned()));
         }
@@ -278,7 +301,18 @@ impl Node {
         lock(&self.waiting).insert(request, client);
         self.step(Input::Client { request, item });
         match response.await {
-            Ok(response) => response,
+            Ok(response) => {
+                match &response {
+                    Response::Value(value) => {
+                        self.ports.metrics.read_siblings(u64::from(value.siblings));
+                    }
+                    Response::Siblings { set, .. } => {
+                        self.ports.metrics.read_siblings(set.len() as u64);
+                    }
+                    _ => {}
+                }
+                response
+            }
             Err(_) => Response::Refused(Refusal::NotReady("it is shutting down".to_owned())),
         }
     }
@@ -317,7 +351,7 @@ impl Node {
     /// What the config file said about tables, applied where it changed; see
     /// `admin.rs`.
     pub async fn apply_config_tables(
-        self: &Arc<Self>,
+        &self,
         tables: BTreeMap<String, TableDefinition>,
     ) -> Result<(), AdminError> {
         admin::apply_config_tables(self, tables).await

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{ModuleHealth, Node, lock};
-use crate::metrics::Snapshot;
+use super::{ModuleFigures, Node, lock};
+use crate::metrics::{self, Family, Samples};
 use crate::protocol::catalog::Digest;
 use crate::protocol::id::{Partition, Position};
 use crate::protocol::membership::Status;
@@ -135,7 +135,7 @@ impl Node {
     }
 
     /// How a module has fared on this node.
-    pub fn module_health(&self, digest: Digest) -> ModuleHealth {
+    pub fn module_health(&self, digest: Digest) -> ModuleFigures {
         self.ports.modules.health(digest)
     }
 
@@ -143,19 +143,27 @@ impl Node {
     pub fn metrics_text(&self) -> String {
         let (counters, members) = {
             let machine = lock(&self.machine);
-            let up = machine
+            let members: Vec<(Arc<str>, bool)> = machine
                 .membership()
                 .members()
-                .filter(|member| machine.is_up(member.node))
-                .count() as u64;
-            (machine.counters(), up)
+                .filter(|member| member.status != Status::Removed)
+                .map(|member| (member.name.clone(), machine.is_up(member.node)))
+                .collect();
+            (machine.counters(), members)
         };
-        let snapshot = Snapshot {
-            counters,
-            members_up: members,
-            store: self.ports.store.figures(),
-            modules: self.ports.modules.all_health(),
-        };
-        self.ports.metrics.text(&snapshot)
+        let mut families = metrics::of_machine(&counters);
+        families.extend(metrics::of_store(&self.ports.store.figures()));
+        families.extend(metrics::of_modules(&self.ports.modules.all_health()));
+        families.push(Family {
+            name: "kinfold_member_up",
+            help: "Whether each member seems to be up from here",
+            samples: Samples::Gauge(
+                members
+                    .into_iter()
+                    .map(|(name, up)| (vec![("node", name.to_string())], f64::from(u8::from(up))))
+                    .collect(),
+            ),
+        });
+        self.ports.metrics.text(&families)
     }
 }

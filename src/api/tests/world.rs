@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::api::service::Service;
 use crate::metrics::Metrics;
 use crate::node::{
-    AdminError, ClusterView, MemberView, ModuleHealth, PreferenceView, RingView, Tables, Upload,
+    AdminError, ClusterView, MemberView, ModuleFigures, PreferenceView, RingView, Tables, Upload,
 };
 use crate::protocol::catalog::{
     Catalog, Digest, Lawfulness, ModuleInfo, ModuleKind, QuorumSize, Table, TableDefinition,
@@ -332,9 +332,9 @@ impl Service for World {
         }
     }
 
-    fn ring_view(&self, table: &str, partition_key: &[u8]) -> RingView {
+    fn ring_view(&self, table: &str, partition_key: &[u8]) -> Option<RingView> {
         let position = Position::of(table, partition_key);
-        RingView {
+        Some(RingView {
             position,
             partition: position.partition(256),
             preference: vec![PreferenceView {
@@ -343,7 +343,7 @@ impl Service for World {
                 up: true,
                 primary: true,
             }],
-        }
+        })
     }
 
     async fn set_table(&self, name: &str, definition: TableDefinition) -> Result<bool, AdminError> {
@@ -405,8 +405,8 @@ impl Service for World {
         self.modules.lock().unwrap().get(&digest).cloned()
     }
 
-    fn module_health(&self, _digest: Digest) -> ModuleHealth {
-        ModuleHealth {
+    fn module_health(&self, _digest: Digest) -> ModuleFigures {
+        ModuleFigures {
             folds: 9,
             failures: 3,
         }

@@ -1,0 +1,344 @@
+//! A server: every part wired to the others, and run until it is told to stop.
+//!
+//! The only file that names adapters: SQLite under the store's trait, the
+//! sandbox under the guests', HTTP under the transport's. Promises: nothing is
+//! served before the node knows its tables; after `shutdown` new requests are
+//! refused, those in hand are finished for up to [`DRAIN`], and the store closes
+//! cleanly.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::sync::{Semaphore, watch};
+
+use crate::api::{self, Api};
+use crate::clock::{Clock, Dice, SystemClock};
+use crate::config::{Config, Durability};
+use crate::metrics::Metrics;
+use crate::node::{ModuleError, ModuleFigures, Modules, Node, Ports};
+use crate::protocol::catalog::{Digest, Lawfulness, ModuleInfo};
+use crate::protocol::effect::Input;
+use crate::protocol::id::NodeId;
+use crate::protocol::machine::{MEMBERSHIP_RECORD, Machine};
+use crate::protocol::membership::{Identity, Pace};
+use crate::reconcile::registry::{InspectError, LoadError, Registry, built_ins};
+use crate::reconcile::wasm::{Sandbox, SandboxLimits, Workers};
+use crate::store::Store;
+use crate::store::sqlite::{Options, SqliteStore};
+use crate::transport::Deliver;
+use crate::transport::codec::WIRE_VERSIONS;
+use crate::transport::http::{self, HttpTransport};
+
+/// How many connections are open at once, clients and peers together; more wait
+/// in the listener's backlog. Each costs some kilobytes and a file descriptor.
+pub const MAX_CONNECTIONS: usize = 16_384;
+/// How long requests in hand may take once the server was told to stop.
+pub const DRAIN: Duration = Duration::from_secs(10);
+/// How long to let be when the system has no file descriptor to give: trying
+/// again at once would only burn the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The registry and the sandbox as the node's port.
+struct ModuleShelf {
+    registry: Arc<Registry>,
+    dice: std::sync::Mutex<Dice>,
+}
+
+fn storage(error: impl std::fmt::Display) -> ModuleError {
+    ModuleError::Storage(error.to_string())
+}
+
+impl Modules for ModuleShelf {
+    fn held(&self) -> Vec<Digest> {
+        self.registry.sandbox().figures().into_keys().collect()
+    }
+
+    fn bytes(&self, digest: Digest) -> Result<Option<Bytes>, ModuleError> {
+        self.registry.bytes(digest).map_err(storage)
+    }
+
+    fn keep(&self, digest: Digest, bytes: &Bytes) -> Result<(), ModuleError> {
+        self.registry.keep(digest, bytes).map_err(storage)?;
+        match self.registry.load(digest) {
+            Ok(_) => Ok(()),
+            Err(LoadError::Invalid(error)) => Err(ModuleError::Invalid(error.to_string())),
+            Err(error) => Err(storage(error)),
+        }
+    }
+
+    fn inspect(&self, bytes: &Bytes, accept_unlawful: bool) -> Result<ModuleInfo, ModuleError> {
+        let seed = self.dice.lock().map_err(storage)?.next_u64();
+        match self.registry.inspect(bytes, accept_unlawful, seed) {
+            Ok(inspection) => Ok(inspection.info),
+            Err(InspectError::Invalid(error)) => Err(ModuleError::Invalid(error.to_string())),
+            Err(InspectError::Unlawful(counterexample)) => Err(ModuleError::Unlawful {
+                text: format!("the module is not lawful; {counterexample}"),
+                counterexample: counterexample.to_json(),
+            }),
+        }
+    }
+
+    fn health(&self, digest: Digest) -> ModuleFigures {
+        self.all_health().get(&digest).copied().unwrap_or_default()
+    }
+
+    fn all_health(&self) -> BTreeMap<Digest, ModuleFigures> {
+        self.registry.sandbox().figures()
+    }
+}
+
+/// The modules that are compiled into the server, loaded and described.
+///
+/// They are not checked for their laws here: kinfold's own tests do that to the
+/// very bytes that are embedded.
+fn load_built_ins(registry: &Registry) -> anyhow::Result<Vec<(&'static str, ModuleInfo)>> {
+    let mut modules = Vec::new();
+    for (name, bytes) in built_ins() {
+        let loaded = registry
+            .load(Digest::of(bytes))
+            .with_context(|| format!("the built-in reconciler {name} does not load"))?;
+        let description = loaded.description();
+        let info = ModuleInfo {
+            digest: loaded.digest(),
+            size_bytes: loaded.size_bytes(),
+            kind: loaded.kind(),
+            eager: description.eager,
+            summary: description.summary.as_str().into(),
+            version: description.version.as_str().into(),
+            lawfulness: Lawfulness::BuiltIn,
+            built_in: true,
+        };
+        modules.push((*name, info));
+    }
+    Ok(modules)
+}
+
+/// The parts that outlive the connections.
+struct Parts {
+    node: Arc<Node>,
+    store: Arc<SqliteStore>,
+    transport: Arc<HttpTransport>,
+    workers: Arc<Workers>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+}
+
+/// Opens the store, loads the modules, and starts the node.
+async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts> {
+    let bound = listener.local_addr().context("the listener has no address")?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let mut dice = Dice::from_system();
+    let metrics = Arc::new(Metrics::new());
+
+    let data_dir = config.node.data_dir.clone();
+    let durability = match config.node.durability {
+        Durability::Commit => crate::store::sqlite::Durability::Commit,
+        Durability::Os => crate::store::sqlite::Durability::Os,
+    };
+    let options = Options { durability, ..Options::new(data_dir.clone(), dice.next_u64()) };
+    let store = tokio::task::spawn_blocking(move || SqliteStore::open(options)).await??;
+
+    let limits = SandboxLimits {
+        fuel: config.sandbox.fuel,
+        memory_bytes: config.sandbox.memory_bytes as usize,
+        deadline_ms: config.sandbox.deadline.as_millis() as u64,
+        workers: config.sandbox.workers as usize,
+        queue: config.sandbox.queue as usize,
+    };
+    let modules_dir = data_dir.join("modules");
+    let compiled_dir = data_dir.join("compiled");
+    let prepared = tokio::task::spawn_blocking(move || {
+        let sandbox = Arc::new(Sandbox::new(limits, Some(compiled_dir))?);
+        let registry = Arc::new(Registry::open(modules_dir, sandbox.clone())?);
+        let modules = load_built_ins(&registry)?;
+        let workers = Arc::new(Workers::start(sandbox)?);
+        anyhow::Ok((registry, workers, modules))
+    });
+    let (registry, workers, built_in) = prepared.await??;
+
+    let record = store.meta(MEMBERSHIP_RECORD).context("the membership record cannot be read")?;
+    let persisted = match &record {
+        None => None,
+        Some(bytes) => Some(Machine::read_record(bytes).with_context(|| {
+            format!(
+                "the membership record in {} is damaged or from a newer kinfold; restore the \
+                 data directory, or remove it and let the node join anew",
+                data_dir.display()
+            )
+        })?),
+    };
+    let catalog = persisted.as_ref().map(|persisted| persisted.catalog.clone());
+    let address = config.node.advertised(bound);
+    let identity = Identity {
+        name: config.node.name.clone(),
+        node: NodeId::of(&config.node.name),
+        address: address.clone(),
+        weight_milli: (config.node.weight * 1000.0).round() as u32,
+        zone: config.node.zone.clone(),
+        wire_version: WIRE_VERSIONS.iter().copied().max().unwrap_or(1),
+        seeds: config.node.seeds_or_self(bound),
+        partitions: config.cluster.partitions,
+        replicas: config.cluster.replicas,
+    };
+    let pace = Pace::new(config.cluster.gossip_interval.as_millis() as u64);
+    let seed = dice.next_u64();
+    let (machine, first) = Machine::new(
+        identity,
+        pace,
+        persisted,
+        store.incarnation(),
+        clock.now(),
+        Box::new(move || dice.next_u64()),
+    );
+
+    // Modules that tables used before the restart are compiled before the first
+    // request; the cache of compiled code makes that quick.
+    let wanted: Vec<Digest> = catalog.map(|catalog| catalog.digests()).unwrap_or_default();
+    let loading = registry.clone();
+    tokio::task::spawn_blocking(move || {
+        for digest in wanted {
+            match loading.load(digest) {
+                Ok(_) | Err(LoadError::Absent(_)) => {}
+                Err(error) => tracing::warn!(%digest, %error, "a module does not load"),
+            }
+        }
+    })
+    .await?;
+
+    let ports = Ports {
+        clock: clock.clone(),
+        store: store.clone(),
+        guests: workers.clone(),
+        modules: Arc::new(ModuleShelf {
+            registry,
+            dice: std::sync::Mutex::new(Dice::from_seed(seed)),
+        }),
+        metrics: metrics.clone(),
+    };
+    let node = Node::new(config.node.name.clone(), machine, ports);
+    let receiver = Arc::downgrade(&node);
+    let deliver: Deliver = Arc::new(move |input: Input| {
+        if let Some(node) = receiver.upgrade() {
+            node.step(input);
+        }
+    });
+    let identity = http::Identity::new(&config.node.name, &address);
+    let transport = Arc::new(HttpTransport::new(identity.clone(), deliver));
+    node.start(transport.clone(), first, move |cluster| identity.join_cluster(cluster));
+    node.propose_built_ins(built_in).await?;
+    let tables =
+        config.tables.iter().map(|(name, table)| (name.to_string(), table.clone())).collect();
+    node.apply_config_tables(tables).await.context("the config file's tables")?;
+    Ok(Parts { node, store, transport, workers, metrics, clock })
+}
+
+/// Runs a node on this listener until `shutdown` ends, then drains it.
+///
+/// # Errors
+/// When the data directory cannot be used, a table of the config file names what
+/// there is not, or the listener fails.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    let parts = start(&config, &listener).await?;
+    let Parts { node, store, transport, workers, metrics, clock } = parts;
+    let peers = transport.clone();
+    let peer: api::PeerHandler = Box::new(move |request| {
+        let response = peers.accept(request);
+        Box::pin(std::future::ready(response))
+    });
+    let api = Arc::new(Api::new(node.clone(), metrics, clock, peer));
+    let listener = tokio::net::TcpListener::from_std(listener).context("the listener")?;
+    let (stop, stopped) = watch::channel(false);
+    let served = serve(listener, api, stopped, shutdown).await;
+
+    tracing::info!(node = %config.node.name, "draining");
+    node.drain();
+    stop.send_replace(true);
+    let drained = async {
+        while node.waiting() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The last answers are on their way through hyper.
+        stop.closed().await;
+    };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::warn!("some requests were not finished in {DRAIN:?}");
+    }
+    transport.close().await;
+    tokio::task::spawn_blocking(move || {
+        workers.close();
+        store.close();
+    })
+    .await?;
+    tracing::info!(node = %config.node.name, "stopped");
+    served
+}
+
+/// Ends when the server stops.
+async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _gone = stopped.wait_for(|stop| *stop).await.map(drop);
+}
+
+/// Accepts connections until `shutdown` ends.
+async fn serve(
+    listener: tokio::net::TcpListener,
+    api: Arc<Api<Node>>,
+    stopped: watch::Receiver<bool>,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let permit = room.clone().acquire_owned().await.context("the semaphore stays open")?;
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut shutdown => return Ok(()),
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection was gone at once");
+            continue;
+        }
+        let api = api.clone();
+        let mut stopped = stopped.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let api = api.clone();
+                async move { Ok::<_, std::convert::Infallible>(api.handle(request).await) }
+            });
+            let connection = api::connection()
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = told_to_stop(&mut stopped) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            drop((permit, stopped));
+        });
+    }
+}
