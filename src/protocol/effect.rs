@@ -186,8 +186,9 @@ pub struct GuestRequest {
     /// The table's name.
     pub table: Arc<str>,
     pub key: ItemKey,
-    /// Sorted by dot. A single sibling is folded only when `always_fold`: one
-    /// version needs no merging.
+    /// Sorted by dot; none when there is no item yet. A single sibling is the
+    /// state as it is, and the module's `fold` is not called: one version needs
+    /// no merging.
     pub siblings: Vec<GuestSibling>,
     pub operation: Option<Operation>,
     /// Whether the client's view is wanted (data types).

@@ -1,7 +1,22 @@
 //! Running the modules that fold siblings: the port that machines use, and what
 //! an operator's upload goes through.
+//!
+//! - [`wasm`]: the sandbox, and the threads that run guests in it;
+//! - [`registry`]: where the bytes of modules live, and what an upload must pass;
+//! - [`laws`]: the search for a counterexample to what every fold must keep;
+//! - [`native`]: the simulator's guests, with no WebAssembly in them.
+//!
+//! Promises of every [`Guests`]: a request is answered exactly once; the same
+//! request to the same module gives the same answer on every node, unless the
+//! wall-clock backstop cuts it short; a guest that fails costs its own request
+//! an answer and nothing else.
 
 use crate::protocol::effect::{GuestReply, GuestRequest};
+
+pub mod laws;
+pub mod native;
+pub mod registry;
+pub mod wasm;
 
 /// Takes a guest's answer. Called on a thread of the sandbox's.
 pub type Done = Box<dyn FnOnce(GuestReply) + Send>;
@@ -11,4 +26,15 @@ pub trait Guests: Send + Sync + 'static {
     /// Runs what is asked, off the threads that serve requests. A sandbox whose
     /// queue is full answers [`GuestReply::Overloaded`] at once.
     fn submit(&self, request: GuestRequest, done: Done);
+}
+
+/// What one module has done on this node since it was loaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ModuleFigures {
+    /// Requests that ran: each folds, applies or renders, or several of these.
+    pub folds: u64,
+    /// Those of them that ended in [`GuestReply::Failed`].
+    pub failures: u64,
+    /// Fuel that its calls burnt, about one unit for each instruction.
+    pub fuel: u64,
 }
