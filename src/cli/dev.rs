@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use clap::Args;
 use hyper::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Common;
 use super::error::CliError;
-use super::output::Output;
+use super::output::{Output, list};
 use super::serve::{self, LogArgs};
 use crate::client::Client;
 use crate::config::{Config, NodeSettings};
@@ -190,17 +190,15 @@ async fn play(
     serve::shutdown_signal().await
 }
 
+/// Waits until every node serves and sees the others, with every partition on
+/// as many nodes as it should be on.
 async fn all_ready(endpoints: &[String]) -> Result<(), CliError> {
     let mut last = String::new();
     let waiting = async {
         for endpoint in endpoints {
             let client = Client::new(endpoint)?;
-            loop {
-                match client.get("/readyz").await {
-                    Ok(reply) if reply.status == StatusCode::OK => break,
-                    Ok(reply) => last = format!("{endpoint}: {}", reply.problem().detail),
-                    Err(error) => last = error.to_string(),
-                }
+            while let Err(reason) = is_ready(&client).await {
+                last = format!("{endpoint}: {reason}");
                 tokio::time::sleep(READY_POLL).await;
             }
         }
@@ -213,6 +211,33 @@ async fn all_ready(endpoints: &[String]) -> Result<(), CliError> {
             detail: last,
         })
     })
+}
+
+/// Whether a node is ready, or else why not yet.
+async fn is_ready(client: &Client) -> Result<(), String> {
+    let readiness = client
+        .get("/readyz")
+        .await
+        .map_err(|error| error.to_string())?;
+    if readiness.status != StatusCode::OK {
+        return Err(readiness.problem().detail);
+    }
+    let cluster = client
+        .get("/v1/cluster")
+        .await
+        .map_err(|error| error.to_string())?;
+    let view: Value = cluster.json().map_err(|error| error.to_string())?;
+    let up = list(&view, "members")
+        .iter()
+        .filter(|member| member["status"] == "up" && member["up"] == true)
+        .count();
+    if up < NAMES.len() {
+        return Err(format!("it sees {up} of {} nodes up", NAMES.len()));
+    }
+    match view["under_replicated"].as_u64() {
+        Some(0) => Ok(()),
+        _ => Err("not every partition has its replicas yet".to_owned()),
+    }
 }
 
 /// The tour. Every line works on its own, and again.

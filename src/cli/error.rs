@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use hyper::StatusCode;
 
+use super::check::CheckError;
 use crate::client::{ClientError, Reply};
 use crate::config::ConfigError;
 use crate::logging::LoggingError;
@@ -43,6 +44,8 @@ pub enum CliError {
         law: String,
         advice: &'static str,
     },
+    #[error(transparent)]
+    Check(#[from] CheckError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]

@@ -16,6 +16,7 @@ use crate::client::{Client, DEFAULT_TIMEOUT};
 use error::CliError;
 use output::Output;
 
+mod check;
 mod cluster;
 mod delete;
 mod dev;

@@ -6,6 +6,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::Common;
+use super::check::{self, CheckArgs};
 use super::error::{CliError, expect_success};
 use super::item;
 use super::output::{self, Output, cell};
@@ -39,6 +40,8 @@ pub enum ReconcilerCommand {
     },
     /// List the modules
     List,
+    /// Search for siblings that a module folds wrong, without a server
+    Check(CheckArgs),
 }
 
 pub async fn run(common: &Common, command: ReconcilerCommand) -> Result<(), CliError> {
@@ -57,6 +60,7 @@ pub async fn run(common: &Common, command: ReconcilerCommand) -> Result<(), CliE
             push(&output, &client, &file, &name, accept_unlawful).await
         }
         ReconcilerCommand::List => list(&output, &client).await,
+        ReconcilerCommand::Check(args) => check::run(common, &args),
     }
 }
 

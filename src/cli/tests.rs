@@ -227,3 +227,19 @@ fn a_table_is_changed_over_what_it_is() {
     assert_eq!(sent, serde_json::json!({"n": 3, "r": 2, "w": "all"}));
     assert_eq!(asked[2].0, "DELETE /v1/tables/t?confirm=t HTTP/1.1");
 }
+
+#[test]
+fn modules_are_checked_without_a_server() {
+    let check = |file: &str, more: &[&str]| {
+        let file = format!("{}/reconcilers/prebuilt/{file}", env!("CARGO_MANIFEST_DIR"));
+        let words: Vec<&str> = ["reconciler", "check", &file]
+            .into_iter()
+            .chain(more.iter().copied())
+            .collect();
+        outcome("http://127.0.0.1:1", &words)
+    };
+    check("or-cart.wasm", &["--cases", "20", "--seed", "1"]).unwrap();
+    let (code, line) = check("test/imports.wasm", &[]).unwrap_err();
+    assert_eq!(code, 1, "{line}");
+    assert!(line.contains("imports.wasm"), "{line}");
+}
