@@ -163,7 +163,7 @@ async fn get<S: Service>(service: &S, metrics: &Metrics, target: &Target, parts:
         Told::Siblings { set, .. } => metrics.read_siblings(set.len() as u64),
         _ => {}
     }
-    represent(target, &parts.headers, told)
+    represent(target, &parts.headers, told, Done::Read)
 }
 
 async fn put<S: Service>(service: &S, target: &Target, call: &mut Call) -> Answer {
@@ -206,7 +206,7 @@ async fn put<S: Service>(service: &S, target: &Target, call: &mut Call) -> Answe
     }
     // Preconditions were refused above: nothing may turn this into a 304.
     let applied = representation && !matches!(told, Told::Written { .. });
-    let mut response = represent(target, &call.parts.headers, told)?;
+    let mut response = represent(target, &call.parts.headers, told, Done::Written)?;
     if applied {
         response.headers_mut().insert(
             headers::PREFERENCE_APPLIED,
@@ -222,7 +222,7 @@ async fn delete<S: Service>(service: &S, target: &Target, parts: &Parts) -> Answ
     refuse_conditional_write(&parts.headers)?;
     let client = token::of_request(&parts.headers, &target.key)?;
     let told = target.ask(service, quorum, Ask::Delete { client }).await;
-    represent(target, &parts.headers, told)
+    represent(target, &parts.headers, told, Done::Written)
 }
 
 async fn operate<S: Service>(service: &S, target: &Target, call: &mut Call) -> Answer {
@@ -248,16 +248,26 @@ async fn operate<S: Service>(service: &S, target: &Target, call: &mut Call) -> A
     let told = target
         .ask(service, quorum, Ask::Operate { operation })
         .await;
-    represent(target, &call.parts.headers, told)
+    represent(target, &call.parts.headers, told, Done::Written)
+}
+
+/// Whether the answer follows a write. Then it is sent even in a form that the
+/// client does not accept: a 406 would say that nothing was written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Done {
+    Read,
+    Written,
 }
 
 /// What a client is told, as a response.
-fn represent(target: &Target, request: &HeaderMap, told: Told) -> Answer {
+fn represent(target: &Target, request: &HeaderMap, told: Told, done: Done) -> Answer {
     match told {
-        Told::Value(value) => represent_value(target, request, value),
+        Told::Value(value) => represent_value(target, request, value, done),
         Told::Siblings { set, .. } if set.is_empty() => Err(absent()),
         Told::Siblings { set, reason, raw } => {
-            represent_siblings(target, request, &set, reason.as_deref(), raw)
+            let form = accept::best(request, &[JSON, MULTIPART])
+                .or((done == Done::Written).then_some(JSON));
+            represent_siblings(target, request, &set, reason.as_deref(), raw, form)
         }
         Told::Absent { context } => {
             let problem = absent();
@@ -291,8 +301,13 @@ fn put_token(response: &mut Response<Body>, token: Option<String>) {
     }
 }
 
-fn represent_value(target: &Target, request: &HeaderMap, value: ValueResponse) -> Answer {
-    if accept::rules_out(request, &value.content_type) {
+fn represent_value(
+    target: &Target,
+    request: &HeaderMap,
+    value: ValueResponse,
+    done: Done,
+) -> Answer {
+    if done == Done::Read && accept::rules_out(request, &value.content_type) {
         return Err(Problem::new(
             Code::NotAcceptable,
             format_args!("the value is {}", value.content_type),
@@ -333,9 +348,10 @@ fn represent_siblings(
     set: &SiblingSet,
     reason: Option<&str>,
     raw: bool,
+    form: Option<&str>,
 ) -> Answer {
     let token = token::of_read(&target.key, set.context());
-    let Some(form) = accept::best(request, &[JSON, MULTIPART]) else {
+    let Some(form) = form else {
         return Err(Problem::new(
             Code::NotAcceptable,
             "the item has siblings, which are shown as application/json or multipart/mixed",

@@ -220,6 +220,23 @@ mod tests {
     }
 
     #[test]
+    fn a_context_has_one_spelling() {
+        let key = key(1, b"a");
+        let item = item_of(&key);
+        let packed = |context: &[u8]| {
+            let mut token = vec![VERSION];
+            token.extend_from_slice(&checksum(&item, context).to_be_bytes());
+            token.extend_from_slice(&item);
+            token.extend_from_slice(context);
+            URL_SAFE_NO_PAD.encode(&token)
+        };
+        assert_eq!(decode(&key, &packed(&[0])), Ok(Context::new()));
+        // The same zero in two bytes; and a zero with something after it.
+        assert!(decode(&key, &packed(&[0x80, 0])).is_err());
+        assert!(decode(&key, &packed(&[0, 0])).is_err());
+    }
+
+    #[test]
     fn a_length_from_outside_allocates_nothing_much() {
         // A context that claims 2^63 actors.
         let bytes = [0xff; 9];

@@ -304,6 +304,11 @@ async fn representation_on_request() {
     }
     let reply = server.put(ITEM, &prefer, "two").await;
     assert_eq!(reply.status, 300);
+    // What was written is not told as "not acceptable".
+    let picky = [prefer[0], ("accept", "image/png, */*;q=0")];
+    assert_eq!(server.put(ITEM, &picky, "two").await.status, 300);
+    let fresh = server.put("/v1/tables/raw/items/fresh", &picky, "x").await;
+    assert_eq!(fresh.status, 200);
     let minimal = server
         .put(ITEM, &[("prefer", "return=minimal")], "three")
         .await;
@@ -352,6 +357,9 @@ async fn entity_tags() {
     let before = server.get(path).await.header("etag").to_owned();
     let same = server.get_with(path, &[("if-none-match", &before)]).await;
     assert_eq!(same.status, 304);
+    server.world.upload("sum", b"another sum");
+    let other = server.get_with(path, &[("if-none-match", &before)]).await;
+    assert_eq!(other.status, 200);
 }
 
 #[tokio::test]

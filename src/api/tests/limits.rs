@@ -71,6 +71,28 @@ async fn expect_continue_is_answered_only_when_the_body_is_wanted() {
 }
 
 #[tokio::test]
+async fn a_refused_expectation_ends_the_connection() {
+    let server = serve().await;
+    let request = format!(
+        "PUT {ITEM}?x=1 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    );
+    let (mut stream, text) = raw(&server, request.as_bytes(), "bad_request").await;
+    assert!(text.starts_with("HTTP/1.1 400"), "{text}");
+    // Nobody can know whether these are the body or the next request.
+    let _ = stream
+        .write_all(
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+                .repeat(2)
+                .as_slice(),
+        )
+        .await;
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(!rest.contains("HTTP/1.1"), "{rest}");
+}
+
+#[tokio::test]
 async fn chunks_stop_at_the_limit() {
     let server = serve().await;
     let mut request =

@@ -116,6 +116,12 @@ impl World {
         self.catalog.lock().unwrap().table(table).cloned()
     }
 
+    /// Puts another data type in the place of one.
+    pub fn upload(&self, name: &str, bytes: &[u8]) {
+        let mut catalog = self.catalog.lock().unwrap();
+        catalog.set_reconciler(name, module(bytes, ModuleKind::DataType));
+    }
+
     fn minting(&self) -> Minting {
         let tick = self.ticks.fetch_add(1, Ordering::Relaxed);
         Minting {
