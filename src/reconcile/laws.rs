@@ -252,7 +252,10 @@ pub fn check_subject(
     let mut decided = 0;
     for number in 0..cases {
         if subject.is_spent() {
-            tracing::warn!(cases = number, "the law check has used its fuel and stops early");
+            tracing::warn!(
+                cases = number,
+                "the law check has used its fuel and stops early"
+            );
             break;
         }
         let case = source.case(&mut dice);
@@ -268,7 +271,8 @@ pub fn check_subject(
         }
     }
     if decided == 0 {
-        let reason = "the module decided none of the cases: it refused them, or left them unresolved";
+        let reason =
+            "the module decided none of the cases: it refused them, or left them unresolved";
         return Verdict::Unchecked { reason, seed };
     }
     Verdict::NoCounterexample {

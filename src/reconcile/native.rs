@@ -117,7 +117,13 @@ mod tests {
     #[test]
     fn the_union_of_lines_is_lawful() {
         let verdict = check_subject(&Native, &Samples::Module, 7, 300, &mut |_| {});
-        assert_eq!(verdict, Verdict::NoCounterexample { cases: 300, seed: 7 });
+        assert_eq!(
+            verdict,
+            Verdict::NoCounterexample {
+                cases: 300,
+                seed: 7
+            }
+        );
     }
 
     #[test]

@@ -19,15 +19,28 @@ use crate::protocol::catalog::{Digest, ModuleInfo};
 
 /// The modules that are compiled into the server, by the names that they go by.
 static BUILT_INS: &[(&str, &[u8])] = &[
-    ("cart-union", include_bytes!("../../reconcilers/prebuilt/cart-union.wasm")),
+    (
+        "cart-union",
+        include_bytes!("../../reconcilers/prebuilt/cart-union.wasm"),
+    ),
     ("lww", include_bytes!("../../reconcilers/prebuilt/lww.wasm")),
-    ("or-cart", include_bytes!("../../reconcilers/prebuilt/or-cart.wasm")),
-    ("pn-counter", include_bytes!("../../reconcilers/prebuilt/pn-counter.wasm")),
+    (
+        "or-cart",
+        include_bytes!("../../reconcilers/prebuilt/or-cart.wasm"),
+    ),
+    (
+        "pn-counter",
+        include_bytes!("../../reconcilers/prebuilt/pn-counter.wasm"),
+    ),
 ];
 
 /// Their digests, in the same order.
-static BUILT_IN_DIGESTS: LazyLock<Vec<Digest>> =
-    LazyLock::new(|| BUILT_INS.iter().map(|(_, bytes)| Digest::of(bytes)).collect());
+static BUILT_IN_DIGESTS: LazyLock<Vec<Digest>> = LazyLock::new(|| {
+    BUILT_INS
+        .iter()
+        .map(|(_, bytes)| Digest::of(bytes))
+        .collect()
+});
 
 /// The modules that are compiled into the server: name and bytes.
 pub fn built_ins() -> &'static [(&'static str, &'static [u8])] {
@@ -265,17 +278,26 @@ mod tests {
 
         registry.keep(digest, MISBEHAVE).expect("kept");
         assert!(registry.has(digest));
-        assert_eq!(registry.bytes(digest).expect("read").as_deref(), Some(MISBEHAVE));
+        assert_eq!(
+            registry.bytes(digest).expect("read").as_deref(),
+            Some(MISBEHAVE)
+        );
         registry.load(digest).expect("runs");
 
         let path = registry.path(digest);
         let mut damaged = MISBEHAVE.to_vec();
         damaged[100] ^= 1;
         fs::write(&path, damaged).expect("damaged");
-        assert!(matches!(registry.bytes(digest), Err(RegistryError::Damaged { .. })));
+        assert!(matches!(
+            registry.bytes(digest),
+            Err(RegistryError::Damaged { .. })
+        ));
         // Bytes that come again from a peer mend it.
         registry.keep(digest, MISBEHAVE).expect("kept");
-        assert_eq!(registry.bytes(digest).expect("read").as_deref(), Some(MISBEHAVE));
+        assert_eq!(
+            registry.bytes(digest).expect("read").as_deref(),
+            Some(MISBEHAVE)
+        );
     }
 
     #[test]
@@ -310,9 +332,15 @@ mod tests {
         let info = registry.inspect(or_cart, false, 1).expect("lawful").info;
         assert_eq!(info.kind, ModuleKind::DataType);
         assert!(info.eager && info.built_in && info.folds_eagerly());
-        assert!(matches!(info.lawfulness, Lawfulness::NoCounterexample { .. }));
+        assert!(matches!(
+            info.lawfulness,
+            Lawfulness::NoCounterexample { .. }
+        ));
 
-        let refused = registry.inspect(MISBEHAVE, false, 1).err().expect("refused");
+        let refused = registry
+            .inspect(MISBEHAVE, false, 1)
+            .err()
+            .expect("refused");
         assert!(matches!(refused, InspectError::Unlawful(_)), "{refused}");
         let admitted = registry.inspect(MISBEHAVE, true, 1).expect("admitted").info;
         assert!(matches!(admitted.lawfulness, Lawfulness::Unlawful { .. }));

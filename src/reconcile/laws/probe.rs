@@ -48,12 +48,10 @@ pub fn stand_in(inputs: &[GuestSibling], version: Version) -> GuestSibling {
 pub(super) fn probe(subject: &dyn Subject, case: &Case) -> Probed {
     let result = match case {
         Case::Values(siblings) => Probe { subject, siblings }.laws(),
-        Case::History(steps) => {
-            play(subject, steps).and_then(|siblings| match &siblings[..] {
-                [] => Ok(false),
-                siblings => Probe { subject, siblings }.laws(),
-            })
-        }
+        Case::History(steps) => play(subject, steps).and_then(|siblings| match &siblings[..] {
+            [] => Ok(false),
+            siblings => Probe { subject, siblings }.laws(),
+        }),
     };
     match result {
         Ok(decided) => Probed {
@@ -185,7 +183,9 @@ impl Probe<'_> {
             return Ok(());
         }
         let places = |mask: usize| -> Vec<usize> {
-            (0..count).filter(|place| mask & (1 << place) != 0).collect()
+            (0..count)
+                .filter(|place| mask & (1 << place) != 0)
+                .collect()
         };
         let full = (1 << count) - 1;
         for mask in 1..full {

@@ -99,7 +99,11 @@ fn simpler_values(value: &[u8]) -> Vec<Bytes> {
     let mut simpler: Vec<Vec<u8>> = Vec::new();
     match serde_json::from_slice::<Json>(value) {
         Ok(json) => {
-            simpler.extend(simpler_json(&json).iter().map(|json| json.to_string().into_bytes()));
+            simpler.extend(
+                simpler_json(&json)
+                    .iter()
+                    .map(|json| json.to_string().into_bytes()),
+            );
         }
         Err(_) => {
             let half = value.len() / 2;

@@ -164,8 +164,7 @@ pub(super) fn link(
         exports.data_type = Some(DataTypeExports {
             apply: interface.func::<abi::ApplyParams, abi::ApplyResult>("apply")?,
             render: interface.func::<abi::RenderParams, abi::RenderResult>("render")?,
-            operations: interface
-                .func::<abi::GenerateParams, abi::GenerateResult>("operations")?,
+            operations: interface.func::<abi::GenerateParams, abi::GenerateResult>("operations")?,
         });
     }
     let pre = Linker::new(engine)

@@ -424,8 +424,7 @@ impl Sandbox {
     /// merging. For the bench.
     pub fn describe(&self, loaded: &Loaded) -> Result<Description, Failure> {
         let index = loaded.exports.describe;
-        let result =
-            self.call::<_, abi::DescribeResult>(loaded, index, (), OUTPUT_OVERHEAD_BYTES);
+        let result = self.call::<_, abi::DescribeResult>(loaded, index, (), OUTPUT_OVERHEAD_BYTES);
         result.map(|(description,)| description)
     }
 }

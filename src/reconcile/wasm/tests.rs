@@ -111,7 +111,10 @@ fn failed(reason: &str) -> GuestReply {
 #[test]
 fn every_way_to_misbehave_costs_one_answer_and_no_more() {
     let workers = workers(&[MISBEHAVE]);
-    assert_eq!(misbehave(&workers, "spin"), failed("ran out of fuel (limit 50000000)"));
+    assert_eq!(
+        misbehave(&workers, "spin"),
+        failed("ran out of fuel (limit 50000000)")
+    );
     assert_eq!(
         misbehave(&workers, "hog"),
         failed("ran out of memory (limit 16777216 bytes)")
@@ -121,7 +124,10 @@ fn every_way_to_misbehave_costs_one_answer_and_no_more() {
         failed("gave more than 1048576 bytes of output")
     );
     assert_eq!(misbehave(&workers, "trap"), failed("trapped: unreachable"));
-    assert_eq!(misbehave(&workers, "error"), failed("refused: asked to fail"));
+    assert_eq!(
+        misbehave(&workers, "error"),
+        failed("refused: asked to fail")
+    );
     assert_eq!(misbehave(&workers, "unresolved"), GuestReply::Unresolved);
     let deleted = GuestReply::Done {
         value: None,
@@ -143,7 +149,10 @@ fn an_output_just_over_the_tables_limit_fails() {
     asked.max_output_bytes = 5;
     assert_eq!(ask(&workers, asked.clone()), done("abcde"));
     asked.max_output_bytes = 4;
-    assert_eq!(ask(&workers, asked), failed("gave more than 4 bytes of output"));
+    assert_eq!(
+        ask(&workers, asked),
+        failed("gave more than 4 bytes of output")
+    );
 }
 
 #[test]
@@ -156,7 +165,10 @@ fn the_clock_stops_what_fuel_does_not() {
     let sandbox = Arc::new(Sandbox::new(limits, None).expect("a sandbox"));
     sandbox.load(MISBEHAVE).expect("a module");
     let workers = Workers::start(sandbox).expect("threads");
-    assert_eq!(misbehave(&workers, "spin"), failed("ran out of time (limit 1 ms)"));
+    assert_eq!(
+        misbehave(&workers, "spin"),
+        failed("ran out of time (limit 1 ms)")
+    );
 }
 
 #[test]
@@ -204,18 +216,27 @@ fn garbage_is_refused_with_a_reason() {
     assert_eq!(refused(b""), InvalidModule::NotWasm);
     assert_eq!(refused(b"not wasm at all"), InvalidModule::NotWasm);
     let cut_short = &MISBEHAVE[..MISBEHAVE.len() / 2];
-    assert!(matches!(refused(cut_short), InvalidModule::NotCompilable(_)));
+    assert!(matches!(
+        refused(cut_short),
+        InvalidModule::NotCompilable(_)
+    ));
     let empty_component = b"\0asm\x0d\0\x01\0";
     let missing = InvalidModule::MissingExport("kinfold:reconciler/reconcile@1.0.0");
     assert_eq!(refused(empty_component), missing);
     // A core module with nothing in it, not even a type for the encoder.
     let empty_core = refused(b"\0asm\x01\0\0\0");
     assert!(
-        matches!(empty_core, InvalidModule::MissingExport(_) | InvalidModule::NotEncodable(_)),
+        matches!(
+            empty_core,
+            InvalidModule::MissingExport(_) | InvalidModule::NotEncodable(_)
+        ),
         "{empty_core}"
     );
     let too_large = vec![0; MAX_MODULE_BYTES as usize + 1];
-    assert!(matches!(refused(&too_large), InvalidModule::TooLarge { .. }));
+    assert!(matches!(
+        refused(&too_large),
+        InvalidModule::TooLarge { .. }
+    ));
 }
 
 #[test]
@@ -249,7 +270,9 @@ fn a_full_queue_answers_at_once_and_closing_answers_the_rest() {
     let (answered, answers) = mpsc::channel();
     for _ in 0..3 {
         let answered = answered.clone();
-        ask(Box::new(move |reply| answered.send(reply).expect("the test waits")));
+        ask(Box::new(move |reply| {
+            answered.send(reply).expect("the test waits")
+        }));
     }
     assert_eq!(answers.recv().expect("at once"), GuestReply::Overloaded);
     assert_eq!((workers.queue_depth(), workers.refused()), (2, 1));
@@ -271,7 +294,9 @@ fn compiled_code_is_kept_and_a_damaged_file_is_made_again() {
     let open = || Sandbox::new(limits(), Some(cache.clone())).expect("a sandbox");
     let files = || -> Vec<std::path::PathBuf> {
         let entries = std::fs::read_dir(&cache).expect("the cache");
-        entries.map(|entry| entry.expect("an entry").path()).collect()
+        entries
+            .map(|entry| entry.expect("an entry").path())
+            .collect()
     };
     open().load(MISBEHAVE).expect("compiled");
     let [file] = &files()[..] else {
@@ -281,9 +306,15 @@ fn compiled_code_is_kept_and_a_damaged_file_is_made_again() {
 
     // A hit: the code of another module, put under this one's name with a
     // checksum that fits, would be run; so the file is what was run.
-    let before = std::fs::metadata(file).expect("a file").modified().expect("a time");
+    let before = std::fs::metadata(file)
+        .expect("a file")
+        .modified()
+        .expect("a time");
     open().load(MISBEHAVE).expect("from the cache");
-    let after = std::fs::metadata(file).expect("a file").modified().expect("a time");
+    let after = std::fs::metadata(file)
+        .expect("a file")
+        .modified()
+        .expect("a time");
     assert_eq!(before, after, "a hit writes nothing");
 
     for damage in [0, 20, 41, good.len() / 2, good.len() - 1] {
@@ -291,7 +322,11 @@ fn compiled_code_is_kept_and_a_damaged_file_is_made_again() {
         bad[damage] ^= 1;
         std::fs::write(file, &bad).expect("damaged");
         open().load(MISBEHAVE).expect("compiled again");
-        assert_eq!(std::fs::read(file).expect("compiled code"), good, "byte {damage}");
+        assert_eq!(
+            std::fs::read(file).expect("compiled code"),
+            good,
+            "byte {damage}"
+        );
     }
     std::fs::write(file, &good[..good.len() / 2]).expect("cut short");
     open().load(MISBEHAVE).expect("compiled again");
