@@ -1,0 +1,145 @@
+//! What a fold costs: two siblings of about 1 KiB with each built-in, beside an
+//! instance and a call that do nothing.
+//!
+//! Run with `cargo bench --bench fold`. Prints the median of batches, in
+//! microseconds a call, on one thread. Not measured: queueing and wake-up.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kinfold::clock::{Clock, SystemClock};
+use kinfold::protocol::dot::{Actor, Dot, Epoch};
+use kinfold::protocol::effect::{GuestSibling, Operation};
+use kinfold::protocol::id::{ItemKey, NodeId, TableId};
+use kinfold::protocol::siblings::Version;
+use kinfold::reconcile::laws::{self, Samples, Verdict};
+use kinfold::reconcile::registry::built_ins;
+use kinfold::reconcile::wasm::{Call, Loaded, Sandbox, SandboxLimits};
+
+const BATCHES: usize = 50;
+const CALLS: u32 = 200;
+const VALUE_BYTES: usize = 1024;
+
+fn main() {
+    let sandbox = Sandbox::new(SandboxLimits::default(), None).expect("a sandbox");
+    let clock = SystemClock::new();
+    println!(
+        "{:<28} {:>9} {:>12} {:>9}",
+        "what", "median µs", "fuel a call", "bytes"
+    );
+    for (name, bytes) in built_ins() {
+        let before = clock.now().wall_us;
+        let loaded = sandbox.load(bytes).expect("a built-in");
+        let compiled_us = clock.now().wall_us.saturating_sub(before);
+        println!("{:<28} {compiled_us:>9}", format!("{name}: compile"));
+        measure(&clock, &loaded, &format!("{name}: bare call"), 0, || {
+            sandbox.describe(&loaded).expect("a description");
+        });
+        let siblings = siblings(&sandbox, &loaded, name);
+        let size = siblings
+            .iter()
+            .map(|one| one.version.value.as_ref().map_or(0, Bytes::len))
+            .sum();
+        let call = call();
+        measure(
+            &clock,
+            &loaded,
+            &format!("{name}: fold of two"),
+            size,
+            || {
+                sandbox.fold(&loaded, &call, &siblings).expect("a fold");
+            },
+        );
+        let before = clock.now().wall_us;
+        let verdict = laws::check(
+            &sandbox,
+            &loaded,
+            &Samples::Module,
+            1,
+            laws::DEFAULT_CASES,
+            &mut |_| {},
+        );
+        let took_ms = clock.now().wall_us.saturating_sub(before) / 1000;
+        let cases = match verdict {
+            Verdict::NoCounterexample { cases, .. } => cases,
+            other => panic!("{name}: {other:?}"),
+        };
+        println!(
+            "{:<28} {took_ms:>6} ms for {cases} cases",
+            format!("{name}: law check")
+        );
+    }
+}
+
+fn measure(clock: &SystemClock, loaded: &Loaded, what: &str, size: usize, mut call: impl FnMut()) {
+    (0..CALLS).for_each(|_| call());
+    let fuel_before = loaded.figures().fuel;
+    let mut batches: Vec<u64> = (0..BATCHES)
+        .map(|_| {
+            let start = clock.now().wall_us;
+            (0..CALLS).for_each(|_| call());
+            clock.now().wall_us.saturating_sub(start)
+        })
+        .collect();
+    batches.sort_unstable();
+    let median_us = batches[BATCHES / 2] as f64 / f64::from(CALLS);
+    let fuel = (loaded.figures().fuel - fuel_before) / (BATCHES as u64 * u64::from(CALLS));
+    println!("{what:<28} {median_us:>9.1} {fuel:>12} {size:>9}");
+}
+
+fn call() -> Call<'static> {
+    Call::new("carts", &ItemKey::new(TableId(1), b"alice", None), 1 << 20)
+}
+
+fn dot(node: u64, counter: u64) -> Dot {
+    let actor = Actor {
+        node: NodeId(node),
+        epoch: Epoch(node),
+    };
+    Dot { actor, counter }
+}
+
+/// Two concurrent values of about 1 KiB, as the built-in takes them.
+fn siblings(sandbox: &Sandbox, loaded: &Loaded, name: &str) -> Vec<GuestSibling> {
+    let version = |value: Bytes, written_at_us| Version {
+        value: Some(value),
+        content_type: Arc::from("application/json"),
+        written_at_us,
+        stands_for: None,
+    };
+    let value = |node: u64| -> Bytes {
+        match name {
+            "lww" => vec![node as u8; VALUE_BYTES].into(),
+            "cart-union" => {
+                let item = |index: u64| format!("\"item-{:04}\":{}", index * node, index % 7 + 1);
+                let items: Vec<String> = (1..=72).map(item).collect();
+                format!("{{{}}}", items.join(",")).into()
+            }
+            // States grow by operations until they are large enough, or as
+            // large as one actor makes them.
+            _ => {
+                let mut state: Option<Bytes> = None;
+                for counter in 1..=60 {
+                    let body = match name {
+                        "or-cart" => format!("{{\"add\":\"item-{:04}\"}}", counter * node),
+                        _ => "{\"add\":3}".to_owned(),
+                    };
+                    let operation = Operation {
+                        body: body.into(),
+                        dot: dot(node, counter),
+                        written_at_us: counter,
+                    };
+                    let applied = sandbox.apply(loaded, &call(), state.as_deref(), &operation);
+                    state = Some(applied.expect("an operation"));
+                }
+                state.expect("a state")
+            }
+        }
+    };
+    (1..=2)
+        .map(|node| GuestSibling {
+            dot: dot(node, 60),
+            version: version(value(node), 60),
+        })
+        .collect()
+}
