@@ -377,7 +377,7 @@ mod tests {
         let host = Address::from("x");
         let whole: Request<()> = request(&identity("a", None), &[1], &host).expect("good");
         for name in [NODE, ADDRESS, CLUSTER, VERSIONS] {
-            for value in [None, Some("%ff"), Some(""), Some("+000000000000001")] {
+            for value in [None, Some("%ff"), Some(""), Some("+00000000000000g")] {
                 let mut headers = whole.headers().clone();
                 headers.remove(name);
                 if let Some(value) = value {
