@@ -279,7 +279,7 @@ mod tests {
     fn beating(until_ms: u64) -> Detector {
         let mut detector = Detector::new(1_000);
         for now_ms in (0..=until_ms).step_by(50) {
-            if now_ms % 1_000 == 0 {
+            if now_ms.is_multiple_of(1_000) {
                 detector.on_heartbeat(PEER, now_ms);
                 detector.on_heard(PEER, now_ms);
             }

@@ -199,7 +199,7 @@ impl Membership {
             });
         }
         let greet_all = std::mem::take(&mut self.gossip.greet_seeds);
-        let greet_one = regular && (peers.is_empty() || dice() % ROUNDS_PER_SEED == 0);
+        let greet_one = regular && (peers.is_empty() || dice().is_multiple_of(ROUNDS_PER_SEED));
         if greet_all || greet_one {
             self.contact_seeds(greet_all, now_us, dice);
         }

@@ -338,7 +338,7 @@ impl Network {
                 let event = self.events.remove(&number).expect("queued with its number");
                 self.happen(event);
             }
-            if self.now_ms % TICK_MS == 0 {
+            if self.now_ms.is_multiple_of(TICK_MS) {
                 let names: Vec<String> = self.hosts.keys().cloned().collect();
                 names.iter().for_each(|name| self.tick(name));
             }
