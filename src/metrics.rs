@@ -59,45 +59,6 @@ struct KindLabels {
     kind: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct QuorumLabels {
-    kind: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FoldLabels {
-    reconciler: String,
-    digest: String,
-    outcome: &'static str,
-}
-
-/// How a fold ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FoldOutcome {
-    Folded,
-    /// The module says that it cannot decide.
-    Unresolved,
-    /// Trap, fuel, memory, oversized output or an error of the module's.
-    Failed,
-    /// The module is not on this node yet.
-    Missing,
-    /// Too many folds wait already.
-    Overloaded,
-}
-
-impl FoldOutcome {
-    fn label(self) -> &'static str {
-        match self {
-            FoldOutcome::Folded => "folded",
-            FoldOutcome::Unresolved => "unresolved",
-            FoldOutcome::Failed => "failed",
-            FoldOutcome::Missing => "missing",
-            FoldOutcome::Overloaded => "overloaded",
-        }
-    }
-}
-
 /// A node's counters.
 pub struct Metrics {
     registry: Registry,

@@ -19,9 +19,9 @@ pub const NO_RECONCILER: &str = "none";
 /// What [`is_name`] asks for, in words.
 pub const NAME_RULE: &str = "1..=128 letters, digits, dots, hyphens and underscores";
 
-/// The most replicas that a table may ask for: all nodes of the largest cluster
-/// that layouts are tested for. More than there are now is no error.
-pub const MAX_N: u32 = 100;
+/// The most replicas that a table may ask for: as many as a ring keeps of each
+/// preference list. More than there are nodes now is no error.
+pub const MAX_N: u32 = 16;
 /// The largest `max_value_bytes`. A value travels in one frame and is held whole
 /// by every node that it passes; larger things belong into an object store.
 pub const MAX_VALUE_BYTES: u64 = 16 << 20;
@@ -180,7 +180,7 @@ pub enum QuorumKind {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TableSpec {
-    /// How many replicas an item has, 1..=100.
+    /// How many replicas an item has, 1..=16.
     pub n: u32,
     /// How many must answer a read.
     pub r: QuorumSpec,

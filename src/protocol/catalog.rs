@@ -248,8 +248,10 @@ impl Table {
     pub fn limits(&self) -> SiblingLimits {
         let fold_above = self.module.as_ref().and_then(|module| {
             let unlawful = matches!(module.lawfulness, Lawfulness::Unlawful { .. });
-            let eager = if module.folds_eagerly() { 1 } else { 16 };
-            (!unlawful).then(|| self.definition.fold_above.unwrap_or(eager) as usize)
+            let default = if module.folds_eagerly() { 1 } else { 16 };
+            let fold_above = self.definition.fold_above.unwrap_or(default);
+            // A write that may be folded is never refused for its siblings.
+            (!unlawful).then(|| fold_above.min(self.definition.max_siblings) as usize)
         });
         SiblingLimits {
             fold_above,
