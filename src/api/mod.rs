@@ -204,7 +204,8 @@ impl<S: Service> Api<S> {
             .map_or("", |code| code.0);
         finish.outcome = Some((status.as_u16(), code));
         span.in_scope(|| {
-            if status.is_server_error() {
+            // A probe that finds a starting node not ready is no event.
+            if status.is_server_error() && kind != "readyz" {
                 tracing::warn!(status = status.as_u16(), code, "answered");
             } else {
                 tracing::debug!(status = status.as_u16(), code, "answered");

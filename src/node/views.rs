@@ -64,7 +64,7 @@ impl Node {
         let membership = machine.membership();
         let me = membership.me().node;
         let layout = membership.layout();
-        let members = membership
+        let mut members: Vec<MemberView> = membership
             .members()
             .filter(|member| member.status != Status::Removed)
             .map(|member| MemberView {
@@ -83,6 +83,7 @@ impl Node {
                 },
             })
             .collect();
+        members.sort_by(|left, right| left.node.cmp(&right.node));
         let under_replicated = layout.map_or(0, |layout| {
             (0..layout.partitions())
                 .filter(|&partition| {
