@@ -514,7 +514,6 @@ fn a_closed_store_answers_with_errors(store: &impl Subject) {
     assert!(matches!(refused, Err(StoreError::Io(_))));
 }
 
-/// An answer may lead to the next request.
 fn an_answer_may_ask_again(store: Arc<impl Subject>) {
     let (send, receive) = mpsc::channel();
     let next = store.clone();
