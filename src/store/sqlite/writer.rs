@@ -17,19 +17,20 @@
 //!
 //! [`Options::on_failed_commit`]: super::Options::on_failed_commit
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection};
 
-use super::file::{self, meaning};
+use super::file::{self, PAGE_BYTES, meaning};
 use super::queue::Queue;
 use super::{Answer, Durability, Shared};
 use crate::protocol::effect::{HintId, StoreError, StoreReply};
 use crate::protocol::id::{ItemKey, NodeId, Partition};
 use crate::protocol::replica::{Mutation, Outcome, Row, apply};
-use crate::protocol::siblings::StateHash;
+use crate::protocol::siblings::{SiblingSet, StateHash};
 use crate::store::row;
 
 /// How many changes one transaction holds at most: past some hundred, sharing a
@@ -48,6 +49,9 @@ const CHECKPOINT_PAGES: u64 = 4096;
 /// go of it, instead of leaving to the next what they still look at.
 const FORCED_CHECKPOINT_PAGES: u64 = 8 * CHECKPOINT_PAGES;
 
+/// A hint that was delivered, and the state at which its row may go.
+pub type Delivered = (HintId, Partition, ItemKey, Option<StateHash>);
+
 /// What writers are asked.
 pub enum Change {
     Update {
@@ -62,7 +66,7 @@ pub enum Change {
         hints: Vec<NodeId>,
     },
     /// Those of this file.
-    DropHints(Vec<(HintId, Partition, ItemKey, Option<StateHash>)>),
+    DropHints(Vec<Delivered>),
     PutMeta {
         name: &'static str,
         bytes: Bytes,
@@ -90,7 +94,7 @@ impl Change {
     }
 }
 
-fn set_bytes(set: &crate::protocol::siblings::SiblingSet) -> usize {
+fn set_bytes(set: &SiblingSet) -> usize {
     set.siblings()
         .map(|(_, version)| version.value.as_ref().map_or(0, Bytes::len))
         .sum()
@@ -358,7 +362,6 @@ impl<'c> Batch<'c> {
         partition: Partition,
         key: &ItemKey,
     ) -> rusqlite::Result<Result<&mut Held, row::Damage>> {
-        use std::collections::btree_map::Entry;
         let vacant = match self.rows.entry((partition, key.clone())) {
             Entry::Occupied(held) => return Ok(Ok(held.into_mut())),
             Entry::Vacant(vacant) => vacant,
@@ -508,7 +511,7 @@ impl<'c> Batch<'c> {
                         "UPDATE items SET row = ?2 WHERE id = ?1",
                     )?
                     .execute((id, &buffer[..]))?;
-                    pages += 1 + buffer.len() as u64 / 4096;
+                    pages += 1 + buffer.len() as u64 / PAGE_BYTES;
                 }
                 (None, Some(row)) => {
                     row::encode(key, row, buffer);
@@ -518,7 +521,7 @@ impl<'c> Batch<'c> {
                         "INSERT INTO items(partition, key, row) VALUES(?1, ?2, ?3)",
                     )?
                     .execute((partition.0, key.as_bytes(), &buffer[..]))?;
-                    pages += 2 + buffer.len() as u64 / 4096;
+                    pages += 2 + buffer.len() as u64 / PAGE_BYTES;
                 }
             }
         }
