@@ -40,7 +40,8 @@ pub enum Input {
     /// A message arrived from a peer whose handshake was accepted.
     Peer { from: NodeId, message: Message },
     /// These messages were never handed to the network: the peer could not be
-    /// reached, or its queue was full. What they asked did not happen.
+    /// reached, or its queue was full. What they asked did not happen. `to` is
+    /// [`NodeId::NOBODY`] for a contact.
     Undelivered {
         to: NodeId,
         message: Message,

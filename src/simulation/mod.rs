@@ -540,7 +540,7 @@ impl World {
                     message,
                 } => self.send(node, to, &address, message),
                 Effect::Contact { address, message } => {
-                    self.send(node, NodeId(0), &address, message);
+                    self.send(node, NodeId::NOBODY, &address, message);
                 }
                 Effect::Store { job, request } => {
                     self.nodes[node].disk.push_back((job, request));
