@@ -227,6 +227,28 @@ mod tests {
         }
     }
 
+    /// New seeds, for as many as are wanted:
+    /// `KINFOLD_SEEDS=1000..2000 cargo test --release new_seeds -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "explores; the seeds above are what every build plays"]
+    fn new_seeds() {
+        let range = std::env::var("KINFOLD_SEEDS").unwrap_or_else(|_| "1000..1100".to_owned());
+        let (from, to) = range.split_once("..").expect("KINFOLD_SEEDS is FROM..TO");
+        let (from, to): (u64, u64) =
+            (from.parse().expect("a number"), to.parse().expect("a number"));
+        let mut failed = Vec::new();
+        for seed in from..to {
+            let mut plan = Plan::default();
+            plan.settings.nodes = 3 + (seed % 3) as usize;
+            let mut run = play(seed, plan);
+            if let Err(why) = check(&mut run) {
+                println!("seed {seed} ({} nodes): {why}", plan.settings.nodes);
+                failed.push(seed);
+            }
+        }
+        assert!(failed.is_empty(), "{failed:?}");
+    }
+
     #[test]
     fn the_same_seed_gives_the_same_run() {
         let hash = |seed| {
