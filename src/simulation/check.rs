@@ -234,8 +234,10 @@ mod tests {
     fn new_seeds() {
         let range = std::env::var("KINFOLD_SEEDS").unwrap_or_else(|_| "1000..1100".to_owned());
         let (from, to) = range.split_once("..").expect("KINFOLD_SEEDS is FROM..TO");
-        let (from, to): (u64, u64) =
-            (from.parse().expect("a number"), to.parse().expect("a number"));
+        let (from, to): (u64, u64) = (
+            from.parse().expect("a number"),
+            to.parse().expect("a number"),
+        );
         let mut failed = Vec::new();
         for seed in from..to {
             let mut plan = Plan::default();

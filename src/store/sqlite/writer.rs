@@ -455,32 +455,37 @@ impl<'c> Batch<'c> {
         shared: &Shared,
     ) -> rusqlite::Result<()> {
         self.other_pages += 3;
+        if let Some(delivered) = then_drop {
+            match self.hold(partition, key)? {
+                Ok(held) => {
+                    let row = held.row.as_ref();
+                    if row.is_some_and(|row| row.set.hash() != delivered) {
+                        return Ok(());
+                    }
+                }
+                // What was delivered was read whole, so this is not it.
+                Err(damage) => {
+                    shared.note_damage(partition, key, &damage);
+                    return Ok(());
+                }
+            }
+        }
         let mut delete = self.connection.prepare_cached(
             "DELETE FROM hints WHERE sequence = ?1 AND partition = ?2 AND key = ?3",
         )?;
-        delete.execute((id.sequence, partition.0, key.as_bytes()))?;
-        let Some(delivered) = then_drop else {
-            return Ok(());
-        };
-        let mut others = self
-            .connection
-            .prepare_cached("SELECT 1 FROM hints WHERE partition = ?1 AND key = ?2")?;
-        if others.exists((partition.0, key.as_bytes()))? {
+        let deleted = delete.execute((id.sequence, partition.0, key.as_bytes()))?;
+        drop(delete);
+        // A hint that was forgotten before says nothing about the row.
+        if then_drop.is_none() || deleted == 0 {
             return Ok(());
         }
-        match self.hold(partition, key)? {
-            Ok(held) => {
-                if held
-                    .row
-                    .as_ref()
-                    .is_some_and(|row| row.set.hash() == delivered)
-                {
-                    held.row = None;
-                    held.changed = true;
-                }
-            }
-            // What was delivered was read whole, so this is not it: it stays.
-            Err(damage) => shared.note_damage(partition, key, &damage),
+        let others = self
+            .connection
+            .prepare_cached("SELECT 1 FROM hints WHERE partition = ?1 AND key = ?2")?
+            .exists((partition.0, key.as_bytes()))?;
+        if !others && let Ok(held) = self.hold(partition, key)? {
+            held.row = None;
+            held.changed = true;
         }
         Ok(())
     }
