@@ -325,18 +325,7 @@ impl Node {
         lock(&self.waiting).insert(request, client);
         self.step(Input::Client { request, item });
         match response.await {
-            Ok(response) => {
-                match &response {
-                    Response::Value(value) => {
-                        self.ports.metrics.read_siblings(u64::from(value.siblings));
-                    }
-                    Response::Siblings { set, .. } => {
-                        self.ports.metrics.read_siblings(set.len() as u64);
-                    }
-                    _ => {}
-                }
-                response
-            }
+            Ok(response) => response,
             Err(_) => Response::Refused(Refusal::NotReady("it is shutting down".to_owned())),
         }
     }
