@@ -8,13 +8,14 @@
 //! hint. It holds no item's data between requests: rows live in the store.
 //!
 //! The parts: `client.rs` carries a client's request from its first step to its
-//! last, `fold.rs` runs reconcilers for it, `serve.rs` does what peers ask, and
+//! last, `write.rs` brings a write to its replicas, `fold.rs` runs reconcilers for it, `serve.rs` does what peers ask, and
 //! `upkeep.rs` minds gossip, hints, modules and the clock.
 
 mod client;
 mod fold;
 mod serve;
 mod upkeep;
+mod write;
 
 pub use upkeep::MEMBERSHIP_RECORD;
 
@@ -488,7 +489,10 @@ impl Machine {
             Job::PeerWrite { from, id, hint_for } => {
                 self.on_peer_written(from, id, hint_for, reply)
             }
-            Job::RepairHere | Job::HintDrop => {}
+            Job::RepairHere => {}
+            // Loaded before the delivered ones are forgotten, the next batch
+            // would be the same.
+            Job::HintDrop => self.deliver_hints(),
             Job::Persist { revision } => {
                 if reply.is_ok() {
                     let gossip = self

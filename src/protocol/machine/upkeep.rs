@@ -169,7 +169,7 @@ impl Machine {
     }
 
     /// Loads the next batch of hints for every target that is up.
-    fn deliver_hints(&mut self) {
+    pub(super) fn deliver_hints(&mut self) {
         let now_ms = self.now.monotonic_ms;
         let membership = &self.membership;
         let due = self.hints.due(now_ms, |node| {
@@ -226,16 +226,11 @@ impl Machine {
         self.finish_hints();
     }
 
-    /// Forgets what was delivered, and goes on with the next batch.
+    /// Forgets what was delivered; the next batch follows when that is done.
     pub(super) fn finish_hints(&mut self) {
-        let done = self.hints.take_done(self.now.monotonic_ms);
-        if done.is_empty() {
-            return;
-        }
-        for (_, delivered) in done {
+        for (_, delivered) in self.hints.take_done(self.now.monotonic_ms) {
             self.drop_hints(delivered);
         }
-        self.deliver_hints();
     }
 
     /// Forgets hints; where this node is no primary of the item, its row goes
