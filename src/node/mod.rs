@@ -147,12 +147,14 @@ impl Node {
         let node = self.this.clone();
         tokio::spawn(async move {
             let mut told = false;
+            let mut reason = None;
             let mut ticks = tokio::time::interval(TICK);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
                 let Some(node) = node.upgrade() else { return };
                 node.step(Input::Tick);
+                node.tell_readiness(&mut reason);
                 if !told {
                     let cluster = lock(&node.machine).membership().cluster();
                     if let Some(cluster) = cluster {
@@ -163,6 +165,19 @@ impl Node {
                 }
             }
         });
+    }
+
+    /// Logs why the node does not serve, when the reason changes: who looks at a
+    /// node that does not come up looks at its log first.
+    fn tell_readiness(&self, last: &mut Option<String>) {
+        let reason = self.readiness().err();
+        if reason != *last {
+            match &reason {
+                Some(why) => tracing::info!(node = %self.name, "not ready: {why}"),
+                None => tracing::info!(node = %self.name, "ready"),
+            }
+            *last = reason;
+        }
     }
 
     fn arc(&self) -> Arc<Node> {

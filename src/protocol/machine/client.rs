@@ -56,6 +56,7 @@ impl Machine {
             attempts: 0,
             holds_item: false,
             unfolded: false,
+            unfit: None,
             working: false,
         };
         self.timers.insert((slot.timer_ms, id));
@@ -64,7 +65,7 @@ impl Machine {
     }
 
     /// Starts a request, or starts its write once a delete knows what it saw.
-    fn begin(&mut self, id: SlotId) {
+    pub(super) fn begin(&mut self, id: SlotId) {
         let Some(slot) = self.slots.get(&id) else {
             return;
         };
@@ -109,7 +110,7 @@ impl Machine {
             .filter(|&node| self.is_up(node))
             .take(n)
             .collect();
-        if reachable.contains(&self.me) {
+        if reachable.contains(&self.me) && slot.unfit.is_none() {
             return true;
         }
         let chosen = reachable
@@ -118,14 +119,14 @@ impl Machine {
             .copied()
             .find(|node| *node != self.me && !slot.forwarded_to.contains(node));
         let Some(node) = chosen else {
-            if usable.contains(&self.me) {
-                return true;
-            }
-            let needed = slot.item.w;
-            let refusal = Refusal::QuorumUnmet {
-                needed,
-                got: 0,
-                may_be_stored: false,
+            let refusal = match &slot.unfit {
+                None if usable.contains(&self.me) => return true,
+                None => Refusal::QuorumUnmet {
+                    needed: slot.item.w,
+                    got: 0,
+                    may_be_stored: false,
+                },
+                Some(error) => Refusal::Storage(error.clone()),
             };
             self.answer(id, Response::Refused(refusal));
             self.retire(id);

@@ -24,7 +24,8 @@ use std::sync::Arc;
 
 use super::catalog::{Catalog, Digest, Table};
 use super::effect::{
-    Address, Effect, GuestRequest, HintId, Input, JobId, RequestId, StoreReply, StoreRequest,
+    Address, Effect, GuestRequest, HintId, Input, JobId, RequestId, StoreError, StoreReply,
+    StoreRequest,
 };
 use super::get::Get;
 use super::hint::{Delivered, Deliveries};
@@ -76,6 +77,12 @@ struct SlotId(u64);
 enum Origin {
     Client(RequestId),
     Peer { node: NodeId, id: MessageId },
+}
+
+impl Origin {
+    fn is_client(self) -> bool {
+        matches!(self, Origin::Client(_))
+    }
 }
 
 /// What a request waits for, besides replicas.
@@ -138,6 +145,8 @@ struct Slot {
     holds_item: bool,
     /// Folding failed or makes no sense: store the siblings as they are.
     unfolded: bool,
+    /// Why this node cannot coordinate the item itself.
+    unfit: Option<StoreError>,
     /// Whether a store or guest effect is under way.
     working: bool,
 }

@@ -196,17 +196,29 @@ impl Machine {
     }
 
     /// The coordinator's own store failed: nothing was written, and this node
-    /// does not coordinate an item that it cannot read.
+    /// does not coordinate an item that it cannot read. Another one may.
     pub(super) fn fail_write(&mut self, id: SlotId, error: StoreError) {
+        self.release_item(id);
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        slot.put = None;
+        slot.get = None;
+        slot.hints_here.clear();
+        slot.stage = Stage::Open;
+        slot.working = false;
         let refusal = match error {
             StoreError::Overloaded => Refusal::Overloaded,
+            // Another primary may be able to read the item: let it coordinate.
+            StoreError::Corrupt(_) | StoreError::Io(_)
+                if slot.unfit.is_none() && !slot.answered && slot.origin.is_client() =>
+            {
+                slot.unfit = Some(error);
+                return self.begin(id);
+            }
             error => Refusal::Storage(error),
         };
         self.answer(id, Response::Refused(refusal));
-        if let Some(slot) = self.slots.get_mut(&id) {
-            slot.put = None;
-            slot.stage = Stage::Open;
-        }
         self.retire(id);
     }
 }
