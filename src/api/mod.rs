@@ -146,9 +146,10 @@ pub fn connection() -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_REQUEST_HEAD_BYTES)
-        // Answers to pipelined requests go out together.
-        .pipeline_flush(true);
+        // No `pipeline_flush`: it keeps an answer back while anything at all is
+        // unread, so that half a next request holds up the answer to the last one,
+        // and what hyper says of a malformed request never leaves.
+        .max_buf_size(MAX_REQUEST_HEAD_BYTES);
     builder
 }
 
