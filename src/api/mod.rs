@@ -178,7 +178,9 @@ impl<S: Service> Api<S> {
         let id = self.request_id(&request);
         let method = request.method().clone();
         let path = path::shorten(request.uri().path()).to_owned();
-        let span = tracing::info_span!("request", id = %id, %method, %path);
+        // As loud as what is logged inside it: a filter that lets a warning
+        // through must not drop the id of the request that it is about.
+        let span = tracing::error_span!("request", id = %id, %method, %path);
         let (resource, kind) = match route::find(request.uri().path()) {
             Some((resource, captured)) => {
                 let kind = resource.kind(&method);
