@@ -291,7 +291,13 @@ impl Config {
         let parsed: File = toml::from_str(text).map_err(|error| {
             let lines = Lines::of(text);
             let line = error.span().map(|span| lines.line(span.start));
-            let key = error.span().and_then(|span| lines.key_at(span));
+            // A text with a key twice is no TOML, and so has no keys to look up;
+            // but what stands at the place of the error is that key.
+            let twice = error.message() == "duplicate key";
+            let key = error.span().and_then(|span| match twice {
+                true => text.get(span).map(one_line),
+                false => lines.key_at(span),
+            });
             ConfigError::Invalid {
                 place: place(file, line),
                 key: key.unwrap_or_else(|| "the file is not TOML".to_owned()),

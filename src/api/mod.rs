@@ -146,9 +146,10 @@ pub fn connection() -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_REQUEST_HEAD_BYTES)
-        // Answers to pipelined requests go out together.
-        .pipeline_flush(true);
+        // No `pipeline_flush`: it keeps an answer back while anything at all is
+        // unread, so that half a next request holds up the answer to the last one,
+        // and what hyper says of a malformed request never leaves.
+        .max_buf_size(MAX_REQUEST_HEAD_BYTES);
     builder
 }
 
@@ -177,7 +178,9 @@ impl<S: Service> Api<S> {
         let id = self.request_id(&request);
         let method = request.method().clone();
         let path = path::shorten(request.uri().path()).to_owned();
-        let span = tracing::info_span!("request", id = %id, %method, %path);
+        // As loud as what is logged inside it: a filter that lets a warning
+        // through must not drop the id of the request that it is about.
+        let span = tracing::error_span!("request", id = %id, %method, %path);
         let (resource, kind) = match route::find(request.uri().path()) {
             Some((resource, captured)) => {
                 let kind = resource.kind(&method);

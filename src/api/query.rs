@@ -127,9 +127,10 @@ impl Quorum {
         };
         let timeout_ms = match query.get("timeout_ms") {
             None => DEFAULT_TIMEOUT_MS,
-            Some(text) => text
-                .parse()
-                .ok()
+            Some(text) => Some(text)
+                // `parse` would take a sign, too.
+                .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+                .and_then(|text| text.parse().ok())
                 .filter(|ms| (1..=MAX_TIMEOUT_MS).contains(ms))
                 .ok_or_else(|| {
                     Problem::bad_request(format_args!(

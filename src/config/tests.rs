@@ -275,7 +275,13 @@ fn wrong_values_are_errors_with_key_and_line() {
             "node.durability",
             "maybe",
         ),
-        ("[node]\nname = 'a'\nname = 'b'", 3, "", "duplicate key"),
+        ("[node]\nname = 'a'\nname = 'b'", 3, "name: ", "duplicate key"),
+        (
+            "[node]\nname = 'a'\n[tables.t]\n[tables.t]",
+            4,
+            "t: ",
+            "duplicate key",
+        ),
     ] {
         let (text, line) = if text.starts_with("[node]") {
             (text.to_owned(), line)

@@ -210,3 +210,30 @@ async fn request_ids_come_back() {
         Some("a")
     );
 }
+
+#[tokio::test]
+async fn an_answer_does_not_wait_for_what_comes_next() {
+    let server = serve().await;
+    let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /hea";
+    let patience = std::time::Duration::from_secs(30);
+    let answered = tokio::time::timeout(patience, raw(&server, request, "ok\n")).await;
+    let (_, text) = answered.expect("half a request holds the answer up");
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+}
+
+#[tokio::test]
+async fn a_malformed_request_is_told_so() {
+    let server = serve().await;
+    let many = "X: y\r\n".repeat(1000);
+    for (request, status) in [
+        ("NONSENSE\r\n\r\n".to_owned(), "400"),
+        (format!("GET /healthz HTTP/1.1\r\n{many}\r\n"), "431"),
+        (
+            format!("PUT {ITEM} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+            "400",
+        ),
+    ] {
+        let (_, text) = raw(&server, request.as_bytes(), "\r\n\r\n").await;
+        assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{text}");
+    }
+}
