@@ -205,7 +205,7 @@ impl<S: Service> Api<S> {
         finish.outcome = Some((status.as_u16(), code));
         span.in_scope(|| {
             // A probe that finds a starting node not ready is no event.
-            if status.is_server_error() && kind != "readyz" {
+            if status.is_server_error() && kind != "health" {
                 tracing::warn!(status = status.as_u16(), code, "answered");
             } else {
                 tracing::debug!(status = status.as_u16(), code, "answered");
