@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -93,6 +93,9 @@ struct Args {
     /// Phases to run, of put, get, rmw, op; get reads what put wrote
     #[arg(long, env = "LOAD_PHASES", value_delimiter = ',', default_values = ["put", "get", "rmw", "op"])]
     phases: Vec<String>,
+    /// The server to run, to compare one build with another
+    #[arg(long, env = "LOAD_SERVER", value_name = "FILE", default_value = env!("CARGO_BIN_EXE_kinfold"))]
+    server: PathBuf,
     /// What `cargo bench` passes along
     #[arg(long, hide = true)]
     bench: bool,
@@ -115,7 +118,7 @@ impl Drop for Servers {
 
 impl Servers {
     /// Starts three nodes on ports that were free a moment ago.
-    async fn start(data: &Path, durability: &str) -> anyhow::Result<Servers> {
+    async fn start(data: &Path, args: &Args) -> anyhow::Result<Servers> {
         let free: Vec<TcpListener> = NAMES
             .iter()
             .map(|_| TcpListener::bind("127.0.0.1:0"))
@@ -135,7 +138,7 @@ impl Servers {
             addresses,
         };
         for (name, address) in NAMES.iter().zip(&servers.addresses) {
-            let child = Command::new(env!("CARGO_BIN_EXE_kinfold"))
+            let child = Command::new(&args.server)
                 .args([
                     "serve", "--log", "warn", "--name", name, "--listen", address,
                 ])
@@ -143,7 +146,7 @@ impl Servers {
                     "--seeds",
                     &servers.addresses.join(","),
                     "--durability",
-                    durability,
+                    &args.durability,
                 ])
                 .arg("--config")
                 .arg(&config)
@@ -419,7 +422,7 @@ async fn main() -> anyhow::Result<()> {
         .map(|phase| Phase::parse(phase))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let data = tempfile::Builder::new().prefix("kinfold-load-").tempdir()?;
-    let servers = Servers::start(data.path(), &args.durability).await?;
+    let servers = Servers::start(data.path(), &args).await?;
     println!(
         "three nodes, pids {:?}; {} connections, {} bytes, durability {}, {} s a phase",
         servers.children.iter().map(Child::id).collect::<Vec<_>>(),
