@@ -2,8 +2,8 @@
 //! ports and temporary data, or one that runs already.
 //!
 //! Promises: when [`Cluster::start`] or [`Cluster::at`] returns, every node
-//! answers, and both tables are there with R + W > N, which the observer counts
-//! on. A node that is stopped here drains what it has in hand first.
+//! answers and knows both tables. A node that is stopped here drains what it has
+//! in hand first.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;

@@ -26,9 +26,9 @@ use crate::plan::{Change, Device, Session, Tap};
 /// how long after: a node that was stopped is away for a second or two.
 const TRIES: usize = 200;
 const RETRY_AFTER: Duration = Duration::from_millis(50);
-/// Reads and writes ask for this: with every acknowledgement from a primary,
-/// R + W > N holds on clusters of any size and in any trouble.
-const STRICT: (&str, &str) = ("quorum", "strict");
+/// What every request asks for, whatever its table says: with majorities of
+/// primaries, R + W > N holds on clusters of any size and in any trouble.
+const QUORUM: [(&str, &str); 3] = [("quorum", "strict"), ("r", "quorum"), ("w", "quorum")];
 
 /// How a cart is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,7 +88,9 @@ impl Shop {
     /// Sends a request to a node, or to the next while it certainly was not
     /// carried out. `None` is no answer, or one that leaves it open.
     async fn send(&self, node: usize, request: Request) -> anyhow::Result<Option<Reply>> {
-        let request = request.query(STRICT.0, STRICT.1);
+        let request = QUORUM
+            .iter()
+            .fold(request, |request, (name, value)| request.query(name, value));
         for turn in 0..TRIES {
             let client = &self.clients[(node + turn) % self.clients.len()];
             match client.send(request.clone()).await {
