@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Semaphore, watch};
@@ -41,6 +43,11 @@ use crate::transport::http::{self, HttpTransport};
 pub const MAX_CONNECTIONS: usize = 16_384;
 /// How long requests in hand may take once the server was told to stop.
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// How long connections without a request stay open once the server was told to
+/// stop. A request that is on its way to one is answered, with a refusal and a
+/// word to close, where a closed connection would leave its client not knowing
+/// whether its write was stored.
+const LINGER: Duration = Duration::from_millis(250);
 /// How long to let be when the system has no file descriptor to give: trying
 /// again at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -354,9 +361,18 @@ async fn serve(
         let api = api.clone();
         let mut stopped = stopped.clone();
         tokio::spawn(async move {
+            let stopping = stopped.clone();
             let service = service_fn(move |request| {
                 let api = api.clone();
-                async move { Ok::<_, std::convert::Infallible>(api.handle(request).await) }
+                let stopping = stopping.clone();
+                async move {
+                    let mut response = api.handle(request).await;
+                    let stays = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                    if *stopping.borrow() && !stays {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok::<_, std::convert::Infallible>(response)
+                }
             });
             let connection = api::connection()
                 .serve_connection(TokioIo::new(stream), service)
@@ -365,8 +381,13 @@ async fn serve(
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
                 () = told_to_stop(&mut stopped) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+                    match tokio::time::timeout(LINGER, connection.as_mut()).await {
+                        Ok(ended) => ended,
+                        Err(_) => {
+                            connection.as_mut().graceful_shutdown();
+                            connection.await
+                        }
+                    }
                 }
             };
             if let Err(error) = ended {
