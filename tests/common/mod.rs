@@ -12,6 +12,7 @@
 pub mod http;
 mod reaper;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::ops::Deref;
@@ -188,6 +189,17 @@ impl Node {
         status
     }
 
+    /// Stops the process in its tracks: its connections stay, its answers do not
+    /// come.
+    pub fn pause(&self) {
+        signal(self.lock().as_ref().expect("the node runs"), "STOP");
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&self) {
+        signal(self.lock().as_ref().expect("the node runs"), "CONT");
+    }
+
     /// Whether the process has ended by itself.
     pub fn has_ended(&self) -> bool {
         let mut process = self.lock();
@@ -244,18 +256,26 @@ impl Node {
         });
     }
 
-    /// The hints that this node holds for all others together.
-    pub fn hints(&self) -> u64 {
+    /// The hints that this node holds for each other one that it holds some for.
+    pub fn hints(&self) -> BTreeMap<String, u64> {
         let view = self.try_view().expect("the node runs");
         let members = view["members"].as_array().expect("members");
-        members.iter().map(|member| member["hints"].as_u64().expect("a count")).sum()
+        let of = |member: &Value| {
+            let name = member["node"].as_str().expect("a name").to_owned();
+            (name, member["hints"].as_u64().expect("a count"))
+        };
+        members.iter().map(of).filter(|(_, count)| *count > 0).collect()
     }
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
+    assert!(sent.expect("kill is there").success(), "the process is gone");
 }
 
 /// Asks a process to end.
 pub fn terminate(child: &Child) {
-    let sent = Command::new("kill").arg(child.id().to_string()).status();
-    assert!(sent.expect("kill is there").success(), "the process is gone");
+    signal(child, "TERM");
 }
 
 /// Waits for a process that was asked to end.
@@ -377,7 +397,7 @@ impl Cluster {
     pub fn wait_no_hints(&self) {
         until("no hint is left", || {
             let running = self.nodes.iter().filter(|node| node.lock().is_some());
-            running.map(Node::hints).sum::<u64>() == 0
+            running.map(Node::hints).all(|hints| hints.is_empty())
         });
     }
 
@@ -387,11 +407,12 @@ impl Cluster {
         let running = self.nodes.iter().find(|node| node.lock().is_some());
         let ring = running.expect("a node runs").http().get(&path).is(200).document();
         let places = ring["preference_list"].as_array().expect("a list");
-        let index = |place: &Value| {
-            let found = self.nodes.iter().position(|node| place["node"] == *node.name);
-            found.expect("a node of this cluster")
-        };
-        places.iter().map(index).collect()
+        places.iter().map(|place| self.index(place["node"].as_str().expect("a name"))).collect()
+    }
+
+    /// The index of the node with this name.
+    pub fn index(&self, name: &str) -> usize {
+        self.nodes.iter().position(|node| node.name == name).expect("a node of this cluster")
     }
 
     /// The folder of this cluster, for files of the test's own.
