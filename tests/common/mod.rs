@@ -7,7 +7,7 @@
 //! (see [`reaper`]).
 
 // Every test binary compiles this file and uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub mod http;
 mod reaper;
@@ -28,6 +28,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use http::{Expect, Http, item};
+pub use reaper::{forget, watch};
 pub use kinfold::client::{Reply, Request};
 
 /// The binary under test.
