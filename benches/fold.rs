@@ -69,6 +69,70 @@ fn main() {
             format!("{name}: law check")
         );
     }
+    extremes(&clock);
+}
+
+/// The two things that the fuel limit lies between: the largest fold that a
+/// table usually allows, and a loop without end.
+fn extremes(clock: &SystemClock) {
+    let limits = SandboxLimits {
+        fuel: 20_000_000_000,
+        deadline_ms: 60_000,
+        ..SandboxLimits::default()
+    };
+    let sandbox = Sandbox::new(limits, None).expect("a sandbox");
+    let once = |what: &str, module: &[u8], values: [Bytes; 2]| {
+        let loaded = sandbox.load(module).expect("a module");
+        let fuel_before = loaded.figures().fuel;
+        let version = |value| Version {
+            value: Some(value),
+            content_type: Arc::from("application/json"),
+            written_at_us: 1,
+            stands_for: None,
+        };
+        let mut siblings = vec![];
+        for (node, value) in (1..).zip(values) {
+            siblings.push(GuestSibling {
+                dot: dot(node, 1),
+                version: version(value),
+            });
+        }
+        let size: usize = siblings
+            .iter()
+            .map(|one| one.version.value.as_ref().map_or(0, Bytes::len))
+            .sum();
+        let start = clock.now().wall_us;
+        let result = sandbox.fold(
+            &loaded,
+            &Call::new("carts", &ItemKey::new(TableId(1), b"alice", None), 4 << 20),
+            &siblings,
+        );
+        let took_us = clock.now().wall_us.saturating_sub(start);
+        let fuel = loaded.figures().fuel - fuel_before;
+        let came_to = result
+            .err()
+            .map_or_else(|| "folded".to_owned(), |failure| failure.to_string());
+        println!("{what:<28} {took_us:>9} {fuel:>12} {size:>9}  {came_to}");
+    };
+    let cart = |node: u64| -> Bytes {
+        let item = |index: u64| format!("\"item-{:06}\":{}", index * node, index % 7 + 1);
+        let items: Vec<String> = (1..=65_000).map(item).collect();
+        format!("{{{}}}", items.join(",")).into()
+    };
+    for (name, bytes) in built_ins() {
+        match *name {
+            "cart-union" => once("cart-union: two of 1 MB", bytes, [cart(1), cart(2)]),
+            "lww" => once(
+                "lww: two of 1 MiB",
+                bytes,
+                [vec![1; 1 << 20].into(), vec![2; 1 << 20].into()],
+            ),
+            _ => {}
+        }
+    }
+    let misbehave = include_bytes!("../reconcilers/prebuilt/test/misbehave.wasm");
+    let spin = Bytes::from_static(b"spin");
+    once("a loop without end", misbehave, [spin.clone(), spin]);
 }
 
 fn measure(clock: &SystemClock, loaded: &Loaded, what: &str, size: usize, mut call: impl FnMut()) {

@@ -173,9 +173,9 @@ pub struct SandboxConfig {
 impl Default for SandboxConfig {
     fn default() -> Self {
         SandboxConfig {
-            fuel: 500_000_000,
+            fuel: 4_000_000_000,
             memory_bytes: 16 << 20,
-            deadline: Duration::from_secs(5),
+            deadline: Duration::from_secs(30),
             workers: 0,
             queue: 1024,
         }

@@ -318,8 +318,16 @@ pub fn of_machine(counters: &Counters) -> Vec<Family> {
             "Folds and operations made again because their item changed meanwhile",
             counters.swap_conflicts,
         ),
-        counter("kinfold_forwarded", "Requests handed to a coordinator", counters.forwarded),
-        counter("kinfold_hedges", "Requests that found a replica slow", counters.hedged),
+        counter(
+            "kinfold_forwarded",
+            "Requests handed to a coordinator",
+            counters.forwarded,
+        ),
+        counter(
+            "kinfold_hedges",
+            "Requests that found a replica slow",
+            counters.hedged,
+        ),
         counter(
             "kinfold_read_repairs",
             "Replicas that were sent the join after a read",
@@ -335,7 +343,11 @@ pub fn of_machine(counters: &Counters) -> Vec<Family> {
             "Held writes that their primary has stored",
             counters.hints_delivered,
         ),
-        gauge("kinfold_hints_held", "Writes held now, about", counters.hints_held),
+        gauge(
+            "kinfold_hints_held",
+            "Writes held now, about",
+            counters.hints_held,
+        ),
         counter(
             "kinfold_store_failures",
             "Store requests that failed",
@@ -353,7 +365,10 @@ pub fn of_machine(counters: &Counters) -> Vec<Family> {
 pub fn of_modules(health: &BTreeMap<Digest, ModuleFigures>) -> Vec<Family> {
     let by = |pick: fn(&ModuleFigures) -> u64| {
         let label = |digest: &Digest| vec![("digest", digest.to_string())];
-        health.iter().map(|(digest, health)| (label(digest), pick(health))).collect()
+        health
+            .iter()
+            .map(|(digest, health)| (label(digest), pick(health)))
+            .collect()
     };
     vec![
         Family {
@@ -389,9 +404,25 @@ mod tests {
             ..Figures::default()
         };
         let mut others = of_store(&figures);
+        others.extend(of_machine(&Counters {
+            quorum_met: 6,
+            folds_of_writes: 4,
+            read_repairs: 1,
+            hints_noted: 3,
+            hints_delivered: 2,
+            ..Counters::default()
+        }));
+        let digest = Digest::of(b"module");
+        let fared = ModuleFigures {
+            folds: 9,
+            failures: 8,
+            ..ModuleFigures::default()
+        };
+        others.extend(of_modules(&BTreeMap::from([(digest, fared)])));
+        let module = format!("kinfold_module_failures_total{{digest=\"{digest}\"}} 8");
         others.push(Family {
-            name: "kinfold_hints_held",
-            help: "Hints held by target",
+            name: "kinfold_escaped",
+            help: "Names that need escapes",
             samples: Samples::Gauge(vec![(vec![("node", "b\"\n\\".into())], 4.0)]),
         });
         others.push(Family {
@@ -404,18 +435,19 @@ mod tests {
             "kinfold_requests_total{kind=\"put\",status=\"503\",code=\"quorum_unmet\"} 1",
             "kinfold_request_seconds_bucket{le=\"0.025\",kind=\"put\"} 1",
             "kinfold_requests_in_flight 1",
-            "kinfold_quorums_total{kind=\"read\",outcome=\"met\"} 1",
-            "kinfold_quorums_total{kind=\"write\",outcome=\"met_with_fallbacks\"} 1",
+            "kinfold_quorums_total{outcome=\"met\"} 6",
+            "kinfold_folds_total{for=\"write\"} 4",
+            &module,
             "kinfold_read_siblings_bucket{le=\"3.0\"} 1",
             "kinfold_read_repairs_total 1",
-            &fold,
             "kinfold_hints_stored_total 3",
             "kinfold_hints_delivered_total 2",
+            "kinfold_fold_seconds_count 1",
             "kinfold_store_queue_depth{queue=\"write\"} 7",
             "kinfold_store_batch_changes_bucket{le=\"2.0\"} 2",
             "kinfold_store_batch_changes_bucket{le=\"+Inf\"} 3",
             "kinfold_store_batch_changes_count 3",
-            "kinfold_hints_held{node=\"b\\\"\\n\\\\\"} 4",
+            "kinfold_escaped{node=\"b\\\"\\n\\\\\"} 4",
             "kinfold_dropped_total 5",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");

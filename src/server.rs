@@ -132,7 +132,9 @@ struct Parts {
 
 /// Opens the store, loads the modules, and starts the node.
 async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts> {
-    let bound = listener.local_addr().context("the listener has no address")?;
+    let bound = listener
+        .local_addr()
+        .context("the listener has no address")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let mut dice = Dice::from_system();
     let metrics = Arc::new(Metrics::new());
@@ -142,7 +144,10 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
         Durability::Commit => crate::store::sqlite::Durability::Commit,
         Durability::Os => crate::store::sqlite::Durability::Os,
     };
-    let options = Options { durability, ..Options::new(data_dir.clone(), dice.next_u64()) };
+    let options = Options {
+        durability,
+        ..Options::new(data_dir.clone(), dice.next_u64())
+    };
     let store = tokio::task::spawn_blocking(move || SqliteStore::open(options)).await??;
 
     let limits = SandboxLimits {
@@ -163,7 +168,9 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
     });
     let (registry, workers, built_in) = prepared.await??;
 
-    let record = store.meta(MEMBERSHIP_RECORD).context("the membership record cannot be read")?;
+    let record = store
+        .meta(MEMBERSHIP_RECORD)
+        .context("the membership record cannot be read")?;
     let persisted = match &record {
         None => None,
         Some(bytes) => Some(Machine::read_record(bytes).with_context(|| {
@@ -174,7 +181,9 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
             )
         })?),
     };
-    let catalog = persisted.as_ref().map(|persisted| persisted.catalog.clone());
+    let catalog = persisted
+        .as_ref()
+        .map(|persisted| persisted.catalog.clone());
     let address = config.node.advertised(bound);
     let identity = Identity {
         name: config.node.name.clone(),
@@ -231,12 +240,26 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
     });
     let identity = http::Identity::new(&config.node.name, &address);
     let transport = Arc::new(HttpTransport::new(identity.clone(), deliver));
-    node.start(transport.clone(), first, move |cluster| identity.join_cluster(cluster));
+    node.start(transport.clone(), first, move |cluster| {
+        identity.join_cluster(cluster)
+    });
     node.propose_built_ins(built_in).await?;
-    let tables =
-        config.tables.iter().map(|(name, table)| (name.to_string(), table.clone())).collect();
-    node.apply_config_tables(tables).await.context("the config file's tables")?;
-    Ok(Parts { node, store, transport, workers, metrics, clock })
+    let tables = config
+        .tables
+        .iter()
+        .map(|(name, table)| (name.to_string(), table.clone()))
+        .collect();
+    node.apply_config_tables(tables)
+        .await
+        .context("the config file's tables")?;
+    Ok(Parts {
+        node,
+        store,
+        transport,
+        workers,
+        metrics,
+        clock,
+    })
 }
 
 /// Runs a node on this listener until `shutdown` ends, then drains it.
@@ -250,7 +273,14 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let parts = start(&config, &listener).await?;
-    let Parts { node, store, transport, workers, metrics, clock } = parts;
+    let Parts {
+        node,
+        store,
+        transport,
+        workers,
+        metrics,
+        clock,
+    } = parts;
     let peers = transport.clone();
     let peer: api::PeerHandler = Box::new(move |request| {
         let response = peers.accept(request);
@@ -300,7 +330,11 @@ async fn serve(
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let permit = room.clone().acquire_owned().await.context("the semaphore stays open")?;
+        let permit = room
+            .clone()
+            .acquire_owned()
+            .await
+            .context("the semaphore stays open")?;
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut shutdown => return Ok(()),

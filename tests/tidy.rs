@@ -15,19 +15,113 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "protocol",
         &[
-            "tokio", "hyper", "rusqlite", "wasmtime", "tracing::", "rand::", "std::time", "std::thread",
-            "std::fs", "std::net", "std::sync::Mutex", "std::sync::RwLock", "std::sync::mpsc",
-            "HashMap", "HashSet", "async fn", "crate::api", "crate::cli", "crate::clock",
-            "crate::config", "crate::node", "crate::reconcile", "crate::server", "crate::simulation",
-            "crate::store", "crate::transport",
+            "tokio",
+            "hyper",
+            "rusqlite",
+            "wasmtime",
+            "tracing::",
+            "rand::",
+            "std::time",
+            "std::thread",
+            "std::fs",
+            "std::net",
+            "std::sync::Mutex",
+            "std::sync::RwLock",
+            "std::sync::mpsc",
+            "HashMap",
+            "HashSet",
+            "async fn",
+            "crate::api",
+            "crate::cli",
+            "crate::clock",
+            "crate::config",
+            "crate::node",
+            "crate::reconcile",
+            "crate::server",
+            "crate::simulation",
+            "crate::store",
+            "crate::transport",
         ],
     ),
-    ("store", &["crate::api", "crate::cli", "crate::node", "crate::reconcile", "crate::server", "crate::transport", "wasmtime", "hyper"]),
-    ("reconcile", &["crate::api", "crate::cli", "crate::node", "crate::server", "crate::store", "crate::transport", "rusqlite", "hyper"]),
-    ("transport", &["crate::api", "crate::cli", "crate::node", "crate::reconcile", "crate::server", "crate::store", "rusqlite", "wasmtime"]),
-    ("node", &["crate::api", "crate::cli", "crate::server", "crate::simulation", "rusqlite", "wasmtime", "hyper", "store::sqlite", "transport::http", "reconcile::wasm"]),
-    ("api", &["crate::cli", "crate::server", "crate::simulation", "rusqlite", "wasmtime", "store::sqlite", "transport::http"]),
-    ("simulation", &["crate::api", "crate::cli", "crate::server", "tokio", "rusqlite", "wasmtime", "std::time", "std::thread"]),
+    (
+        "store",
+        &[
+            "crate::api",
+            "crate::cli",
+            "crate::node",
+            "crate::reconcile",
+            "crate::server",
+            "crate::transport",
+            "wasmtime",
+            "hyper",
+        ],
+    ),
+    (
+        "reconcile",
+        &[
+            "crate::api",
+            "crate::cli",
+            "crate::node",
+            "crate::server",
+            "crate::store",
+            "crate::transport",
+            "rusqlite",
+            "hyper",
+        ],
+    ),
+    (
+        "transport",
+        &[
+            "crate::api",
+            "crate::cli",
+            "crate::node",
+            "crate::reconcile",
+            "crate::server",
+            "crate::store",
+            "rusqlite",
+            "wasmtime",
+        ],
+    ),
+    (
+        "node",
+        &[
+            "crate::api",
+            "crate::cli",
+            "crate::server",
+            "crate::simulation",
+            "rusqlite",
+            "wasmtime",
+            "hyper",
+            "store::sqlite",
+            "transport::http",
+            "reconcile::wasm",
+        ],
+    ),
+    (
+        "api",
+        &[
+            "crate::cli",
+            "crate::server",
+            "crate::simulation",
+            "rusqlite",
+            "wasmtime",
+            "store::sqlite",
+            "transport::http",
+        ],
+    ),
+    (
+        "simulation",
+        &[
+            "crate::api",
+            "crate::cli",
+            "crate::server",
+            "tokio",
+            "rusqlite",
+            "wasmtime",
+            "std::time",
+            "std::thread",
+        ],
+    ),
     ("cli", &["rusqlite"]),
 ];
 
@@ -96,18 +190,23 @@ fn no_file_is_more_than_one_room() {
         .map(|(name, text)| (name, text.lines().count()))
         .filter(|(name, lines)| *lines > MAX_LINES && !excused(name))
         .collect();
-    assert!(long.is_empty(), "split these, or say in LONG_FILES why not: {long:?}");
+    assert!(
+        long.is_empty(),
+        "split these, or say in LONG_FILES why not: {long:?}"
+    );
 }
 
 #[test]
 fn imports_point_one_way() {
     let mut wrong = Vec::new();
     for (name, text) in all() {
-        let Some(inside) = name.strip_prefix("src/") else { continue };
+        let Some(inside) = name.strip_prefix("src/") else {
+            continue;
+        };
         let code = code(&text);
         for (folder, names) in FORBIDDEN {
-            let here = inside.starts_with(&format!("{folder}/"))
-                || inside == format!("{folder}.rs");
+            let here =
+                inside.starts_with(&format!("{folder}/")) || inside == format!("{folder}.rs");
             for forbidden in names.iter().filter(|_| here) {
                 if code.contains(forbidden) {
                     wrong.push(format!("{name} names {forbidden}"));
@@ -125,10 +224,17 @@ fn imports_point_one_way() {
 
 #[test]
 fn nothing_is_left_unfinished() {
-    let marks = ["todo!(", "unimplemented!(", concat!("FIX", "ME"), concat!("TO", "DO")];
+    let marks = [
+        "todo!(",
+        "unimplemented!(",
+        concat!("FIX", "ME"),
+        concat!("TO", "DO"),
+    ];
     let unfinished: Vec<String> = all()
         .into_iter()
-        .filter(|(name, text)| name != "tests/tidy.rs" && marks.iter().any(|mark| text.contains(mark)))
+        .filter(|(name, text)| {
+            name != "tests/tidy.rs" && marks.iter().any(|mark| text.contains(mark))
+        })
         .map(|(name, _)| name)
         .collect();
     assert!(unfinished.is_empty(), "{unfinished:?}");

@@ -57,7 +57,9 @@ pub fn ring<S: Service>(service: &S, table: &str, partition_key: &str, call: &Ca
         .ok_or_else(Problem::no_such_table)?;
     let key = path::partition_key(partition_key)?;
     let view = service.ring_view(&table, &key).ok_or_else(|| {
-        Problem::from(Refusal::NotReady("no layout is known yet; see GET /readyz".to_owned()))
+        Problem::from(Refusal::NotReady(
+            "no layout is known yet; see GET /readyz".to_owned(),
+        ))
     })?;
     let preference: Vec<Value> = view
         .preference

@@ -24,7 +24,7 @@ use super::{Answer, Body, Call, accept, headers, path, siblings, token};
 use crate::metrics::Metrics;
 use crate::protocol::catalog::{Digest, Table};
 use crate::protocol::id::ItemKey;
-use crate::protocol::message::{Ask, ItemRequest, Response as Told, ValueResponse};
+use crate::protocol::message::{Ask, ItemRequest, Refusal, Response as Told, ValueResponse};
 use crate::protocol::siblings::SiblingSet;
 
 const JSON: &str = "application/json";
@@ -52,7 +52,12 @@ pub async fn handle<S: Service>(
 ) -> Answer {
     let table = path::name(table)?
         .and_then(|name| service.tables().get(name.as_str()).cloned())
-        .ok_or_else(Problem::no_such_table)?;
+        .ok_or_else(|| match service.readiness() {
+            Ok(()) => Problem::no_such_table(),
+            // A node that has not heard of the cluster's tables yet must not
+            // say that there is none: its client would take that for an answer.
+            Err(reason) => Refusal::NotReady(reason).into(),
+        })?;
     let target = target(table, keys, &call.parts.method)?;
     if target.operations {
         return operate(service, &target, call).await;

@@ -185,7 +185,7 @@ impl<S: Service> Api<S> {
             }
             None => (None, "unknown"),
         };
-        let probes = matches!(resource, Some((Resource::Ready, _)));
+        let is_probe = matches!(resource, Some((Resource::Ready, _)));
         self.metrics.request_started();
         let mut finish = Finish {
             metrics: &self.metrics,
@@ -206,7 +206,7 @@ impl<S: Service> Api<S> {
         finish.outcome = Some((status.as_u16(), code));
         span.in_scope(|| {
             // A probe that finds a starting node not ready is no event.
-            if status.is_server_error() && !probes {
+            if status.is_server_error() && !is_probe {
                 tracing::warn!(status = status.as_u16(), code, "answered");
             } else {
                 tracing::debug!(status = status.as_u16(), code, "answered");

@@ -3,7 +3,7 @@
 //! Promises: answers go to standard output and everything else to standard
 //! error; an error is one line that says what to do next; the exit code is 0
 //! only on success, and tells scripts what kind of failure there was (see
-//! [`error::CliError::exit_code`]); `--json` gives every answer as one JSON
+//! `CliError::exit_code`); `--json` gives every answer as one JSON
 //! document.
 
 use std::ffi::OsString;

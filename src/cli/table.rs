@@ -32,7 +32,7 @@ const SET_EXAMPLES: &str = "\
 A table that exists keeps what no flag names; with --file it becomes what the file says.
 
 Examples:
-  kinfold table set wishes --reconciler or-set
+  kinfold table set wishes --reconciler cart-union
   kinfold table set carts --n 3 --r 2 --w 2 --reconciler or-cart --quorum strict
   kinfold table set raw --reconciler none
   kinfold table show carts --json > carts.json && kinfold table set carts --file carts.json";

@@ -64,6 +64,17 @@ fn the_example_of_the_page_parses() {
 }
 
 #[test]
+fn the_sandbox_defaults_are_the_sandboxs_own() {
+    let said = SandboxConfig::default();
+    let own = crate::reconcile::wasm::SandboxLimits::default();
+    assert_eq!(said.fuel, own.fuel);
+    assert_eq!(said.memory_bytes, own.memory_bytes as u64);
+    assert_eq!(said.deadline.as_millis(), u128::from(own.deadline_ms));
+    assert_eq!(said.workers as usize, own.workers);
+    assert_eq!(said.queue as usize, own.queue);
+}
+
+#[test]
 fn everything_but_the_name_has_a_default() {
     let config = parse("node.name = 'a'\n[tables.t]\n").unwrap();
     assert_eq!(config.node.listen, DEFAULT_LISTEN.parse().unwrap());

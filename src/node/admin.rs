@@ -36,7 +36,10 @@ pub enum AdminError {
     #[error("{0}")]
     InvalidModule(String),
     #[error("{text}")]
-    LawViolated { text: String, counterexample: serde_json::Value },
+    LawViolated {
+        text: String,
+        counterexample: serde_json::Value,
+    },
     #[error("no table has this name")]
     NoSuchTable,
     #[error("no reconciler has this name or digest")]
@@ -58,9 +61,13 @@ impl From<ModuleError> for AdminError {
     fn from(error: ModuleError) -> Self {
         match error {
             ModuleError::Invalid(text) => AdminError::InvalidModule(text),
-            ModuleError::Unlawful { text, counterexample } => {
-                AdminError::LawViolated { text, counterexample }
-            }
+            ModuleError::Unlawful {
+                text,
+                counterexample,
+            } => AdminError::LawViolated {
+                text,
+                counterexample,
+            },
             ModuleError::Storage(text) => {
                 AdminError::Refused(Refusal::Storage(StoreError::Io(text)))
             }
@@ -76,10 +83,7 @@ fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, AdminError>
 impl Node {
     /// Changes the catalog, carries out what follows, and waits until the
     /// change is durable here.
-    async fn change<T>(
-        &self,
-        change: impl FnOnce(&mut Catalog) -> T,
-    ) -> Result<T, AdminError> {
+    async fn change<T>(&self, change: impl FnOnce(&mut Catalog) -> T) -> Result<T, AdminError> {
         let (result, effects, record) = {
             let mut machine = lock(&self.machine);
             let now = self.ports.clock.now();
@@ -87,7 +91,10 @@ impl Node {
             (result, effects, machine.record())
         };
         self.carry_out(effects);
-        let request = StoreRequest::PutMeta { name: MEMBERSHIP_RECORD, bytes: record.into() };
+        let request = StoreRequest::PutMeta {
+            name: MEMBERSHIP_RECORD,
+            bytes: record.into(),
+        };
         self.ask_store(request).await?;
         Ok(result)
     }
@@ -99,7 +106,9 @@ impl Node {
             let text = format!("there are {MAX_TABLES} tables already; delete one first");
             return Err(AdminError::InvalidTable(text));
         }
-        let Some(reconciler) = &definition.reconciler else { return Ok(()) };
+        let Some(reconciler) = &definition.reconciler else {
+            return Ok(());
+        };
         let Some(known) = catalog.reconciler(reconciler) else {
             let text = format!(
                 "no reconciler is named {reconciler:?}; PUT /v1/reconcilers/{reconciler} uploads \
@@ -140,12 +149,17 @@ impl Node {
         let _turn = self.changing.lock().await;
         self.ready_to_change()?;
         let existed = self.change(|catalog| catalog.delete_table(name)).await?;
-        if existed { Ok(()) } else { Err(AdminError::NoSuchTable) }
+        if existed {
+            Ok(())
+        } else {
+            Err(AdminError::NoSuchTable)
+        }
     }
 
     /// A node outside a cluster has no catalog worth changing.
     fn ready_to_change(&self) -> Result<(), AdminError> {
-        self.readiness().map_err(|why| AdminError::Refused(Refusal::NotReady(why)))
+        self.readiness()
+            .map_err(|why| AdminError::Refused(Refusal::NotReady(why)))
     }
 
     /// Checks a module and makes it the current one of this name.
@@ -161,7 +175,10 @@ impl Node {
             && known.current == digest
             && let Some(module) = known.module(digest)
         {
-            return Ok(Upload { module: module.clone(), created: false });
+            return Ok(Upload {
+                module: module.clone(),
+                created: false,
+            });
         }
         if self.catalog().reconciler(name).is_none()
             && self.catalog().reconcilers().count() >= MAX_RECONCILERS
@@ -176,23 +193,31 @@ impl Node {
             Ok::<_, ModuleError>(module)
         });
         let module = joined(inspected.await)??;
-        self.step(Input::ModulesHeld { digests: vec![digest] });
+        self.step(Input::ModulesHeld {
+            digests: vec![digest],
+        });
         let _turn = self.changing.lock().await;
         let added = module.clone();
-        self.change(|catalog| catalog.set_reconciler(name, added)).await?;
-        Ok(Upload { module, created: true })
+        self.change(|catalog| catalog.set_reconciler(name, added))
+            .await?;
+        Ok(Upload {
+            module,
+            created: true,
+        })
     }
 
     /// Makes an older digest of a reconciler its current one again.
-    pub async fn roll_back_reconciler(
-        &self,
-        name: &str,
-        digest: Digest,
-    ) -> Result<(), AdminError> {
+    pub async fn roll_back_reconciler(&self, name: &str, digest: Digest) -> Result<(), AdminError> {
         let _turn = self.changing.lock().await;
         self.ready_to_change()?;
-        let done = self.change(|catalog| catalog.roll_back_reconciler(name, digest)).await?;
-        if done { Ok(()) } else { Err(AdminError::NoSuchReconciler) }
+        let done = self
+            .change(|catalog| catalog.roll_back_reconciler(name, digest))
+            .await?;
+        if done {
+            Ok(())
+        } else {
+            Err(AdminError::NoSuchReconciler)
+        }
     }
 
     /// Makes the modules that are compiled into the server known, where nobody
@@ -232,12 +257,13 @@ pub(super) async fn apply_config_tables(
         return Ok(());
     }
     for (name, definition) in &tables {
-        node.validate(name, definition).map_err(|error| match error {
-            AdminError::InvalidTable(text) => {
-                AdminError::InvalidTable(format!("[tables.{name}]: {text}"))
-            }
-            other => other,
-        })?;
+        node.validate(name, definition)
+            .map_err(|error| match error {
+                AdminError::InvalidTable(text) => {
+                    AdminError::InvalidTable(format!("[tables.{name}]: {text}"))
+                }
+                other => other,
+            })?;
     }
     let file = tables.clone();
     node.change(move |catalog| {
@@ -253,7 +279,10 @@ pub(super) async fn apply_config_tables(
     .await?;
     let bytes = postcard::to_stdvec(&tables)
         .map_err(|error| StoreError::Io(format!("tables do not encode: {error}")))?;
-    let request = StoreRequest::PutMeta { name: CONFIG_RECORD, bytes: bytes.into() };
+    let request = StoreRequest::PutMeta {
+        name: CONFIG_RECORD,
+        bytes: bytes.into(),
+    };
     node.ask_store(request).await?;
     Ok(())
 }

@@ -46,7 +46,10 @@ pub enum ModuleError {
     #[error("{0}")]
     Invalid(String),
     #[error("{text}")]
-    Unlawful { text: String, counterexample: serde_json::Value },
+    Unlawful {
+        text: String,
+        counterexample: serde_json::Value,
+    },
     #[error("the module could not be stored: {0}")]
     Storage(String),
 }
@@ -180,7 +183,11 @@ impl Node {
     fn carry_out(&self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Send { to, address, message } => {
+                Effect::Send {
+                    to,
+                    address,
+                    message,
+                } => {
                     self.transport().send(to, &address, message);
                 }
                 Effect::Contact { address, message } => {
@@ -214,7 +221,11 @@ impl Node {
                         let _gone = client.send(response);
                     }
                 }
-                Effect::ServeModule { to, address, digest } => {
+                Effect::ServeModule {
+                    to,
+                    address,
+                    digest,
+                } => {
                     let node = self.arc();
                     self.runtime.spawn_blocking(move || {
                         let bytes = node.ports.modules.bytes(digest).unwrap_or_else(|error| {
@@ -231,7 +242,9 @@ impl Node {
                         match node.ports.modules.keep(digest, &bytes) {
                             Ok(()) => {
                                 tracing::info!(%digest, "a module arrived");
-                                node.step(Input::ModulesHeld { digests: vec![digest] });
+                                node.step(Input::ModulesHeld {
+                                    digests: vec![digest],
+                                });
                             }
                             Err(error) => tracing::warn!(%digest, %error, "a module was not kept"),
                         }
@@ -254,13 +267,18 @@ impl Node {
     }
 
     fn transport(&self) -> &Arc<dyn Transport> {
-        self.transport.get().expect("a node is started before it is stepped")
+        self.transport
+            .get()
+            .expect("a node is started before it is stepped")
     }
 
     fn refresh_catalog(&self) {
         let (tables, catalog) = {
             let machine = lock(&self.machine);
-            (machine.tables().clone(), Arc::new(machine.catalog().clone()))
+            (
+                machine.tables().clone(),
+                Arc::new(machine.catalog().clone()),
+            )
         };
         *self.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
         *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = catalog;
@@ -273,12 +291,18 @@ impl Node {
 
     /// The tables as of now; cheap.
     pub fn tables(&self) -> Arc<Tables> {
-        self.tables.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tables
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The catalog as of now; cheap.
     pub fn catalog(&self) -> Arc<Catalog> {
-        self.catalog.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.catalog
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Where an item of this table lies. Before a layout is known it lies
@@ -301,18 +325,7 @@ impl Node {
         lock(&self.waiting).insert(request, client);
         self.step(Input::Client { request, item });
         match response.await {
-            Ok(response) => {
-                match &response {
-                    Response::Value(value) => {
-                        self.ports.metrics.read_siblings(u64::from(value.siblings));
-                    }
-                    Response::Siblings { set, .. } => {
-                        self.ports.metrics.read_siblings(set.len() as u64);
-                    }
-                    _ => {}
-                }
-                response
-            }
+            Ok(response) => response,
             Err(_) => Response::Refused(Refusal::NotReady("it is shutting down".to_owned())),
         }
     }
@@ -345,7 +358,9 @@ impl Node {
                 let _gone = done.send(result);
             }),
         );
-        reply.await.unwrap_or_else(|_| Err(StoreError::Io("the store was closed".to_owned())))
+        reply
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Io("the store was closed".to_owned())))
     }
 
     /// What the config file said about tables, applied where it changed; see

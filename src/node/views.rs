@@ -74,7 +74,8 @@ impl Node {
                 up: machine.is_up(member.node),
                 zone: member.zone.clone(),
                 weight: f64::from(member.weight_milli) / 1000.0,
-                partitions: layout.map_or(0, |layout| layout.partitions_of(member.node).count() as u64),
+                partitions: layout
+                    .map_or(0, |layout| layout.partitions_of(member.node).count() as u64),
                 hints: machine.hints_held(member.node),
                 clock_offset_us: if member.node == me {
                     Some(0)
@@ -87,8 +88,9 @@ impl Node {
         let under_replicated = layout.map_or(0, |layout| {
             (0..layout.partitions())
                 .filter(|&partition| {
-                    let live =
-                        layout.holders(Partition(partition)).filter(|&node| machine.is_up(node));
+                    let live = layout
+                        .holders(Partition(partition))
+                        .filter(|&node| machine.is_up(node));
                     live.count() < layout.replicas() as usize
                 })
                 .count() as u64
@@ -124,7 +126,11 @@ impl Node {
                 }
             })
             .collect();
-        Some(RingView { position, partition, preference })
+        Some(RingView {
+            position,
+            partition,
+            preference,
+        })
     }
 
     /// The bytes of a module that this node holds.

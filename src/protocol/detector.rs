@@ -132,6 +132,11 @@ impl Detector {
         }
     }
 
+    /// A member from memory: presumed up, and its silence counts from now.
+    pub fn expect(&mut self, peer: NodeId, now_ms: u64) {
+        self.peers.entry(peer).or_insert_with(|| Peer::new(now_ms));
+    }
+
     /// Something came from the peer itself: it is up.
     pub fn on_heard(&mut self, peer: NodeId, now_ms: u64) {
         let known = self.peers.entry(peer).or_insert_with(|| Peer::new(now_ms));

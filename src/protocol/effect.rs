@@ -40,7 +40,8 @@ pub enum Input {
     /// A message arrived from a peer whose handshake was accepted.
     Peer { from: NodeId, message: Message },
     /// These messages were never handed to the network: the peer could not be
-    /// reached, or its queue was full. What they asked did not happen.
+    /// reached, or its queue was full. What they asked did not happen. `to` is
+    /// [`NodeId::NOBODY`] for a contact.
     Undelivered {
         to: NodeId,
         message: Message,
@@ -143,9 +144,11 @@ pub enum StoreRequest {
     },
     /// Up to `limit` hints for the node, oldest first, with their rows.
     Hints { target: NodeId, limit: usize },
-    /// Forgets delivered hints. With `then_drop` the row goes as well, if its
-    /// state still hashes to this and no other hint names the item: a fallback
-    /// that has handed over everything holds nothing back.
+    /// Forgets delivered hints. With a hash, which a node gives that is no
+    /// primary of the item: only if the row's state still hashes to it (else the
+    /// hint stays, and what the item is now is delivered again), and with the
+    /// item's last hint the row goes too, since a fallback that has handed over
+    /// everything holds nothing back.
     DropHints {
         hints: Vec<(HintId, Partition, ItemKey, Option<StateHash>)>,
     },

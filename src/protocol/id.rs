@@ -35,6 +35,10 @@ fn md5_u64(parts: &[&[u8]]) -> u64 {
 pub struct NodeId(pub u64);
 
 impl NodeId {
+    /// Stands for whoever listens at an address, where a message was for an
+    /// address alone.
+    pub const NOBODY: NodeId = NodeId(0);
+
     /// The id of the node with this name.
     pub fn of(name: &str) -> Self {
         NodeId(md5_u64(&[b"node\0", name.as_bytes()]))

@@ -365,8 +365,11 @@ fn a_stored_fold_stands_for_its_inputs_only() {
         .siblings()
         .map(|(_, version)| version.written_at_us)
         .max();
-    let greatest =
-        planned.set.siblings().max_by_key(|(dot, v)| (v.written_at_us, *dot)).map(|(dot, _)| dot);
+    let greatest = planned
+        .set
+        .siblings()
+        .max_by_key(|(dot, v)| (v.written_at_us, *dot))
+        .map(|(dot, _)| dot);
     let (folded, dot) = plan_fold(
         planned,
         Some(Bytes::from_static(b"all")),

@@ -261,7 +261,7 @@ pub fn check_subject(
         let case = source.case(&mut dice);
         let probed = probe::probe(subject, &case);
         if let Some(finding) = probed.finding {
-            let (case, finding) = shrink::shrink(subject, case, finding);
+            let (case, finding) = shrink::shrink(subject, case, *finding);
             let counterexample = tell::counterexample(&case, finding, seed, number);
             return Verdict::Violated(Box::new(counterexample));
         }

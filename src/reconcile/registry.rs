@@ -337,10 +337,7 @@ mod tests {
             Lawfulness::NoCounterexample { .. }
         ));
 
-        let refused = registry
-            .inspect(MISBEHAVE, false, 1)
-            .err()
-            .expect("refused");
+        let refused = registry.inspect(MISBEHAVE, false, 1).expect_err("refused");
         assert!(matches!(refused, InspectError::Unlawful(_)), "{refused}");
         let admitted = registry.inspect(MISBEHAVE, true, 1).expect("admitted").info;
         assert!(matches!(admitted.lawfulness, Lawfulness::Unlawful { .. }));

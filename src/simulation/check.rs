@@ -36,7 +36,9 @@ fn read_all(world: &mut World, node: usize, table: &str, key: &[u8]) -> Result<S
 }
 
 fn item_key(world: &World, table: &str, key: &[u8]) -> Result<ItemKey, String> {
-    let id = world.table_id(table).ok_or_else(|| format!("no node knows the table {table}"))?;
+    let id = world
+        .table_id(table)
+        .ok_or_else(|| format!("no node knows the table {table}"))?;
     Ok(ItemKey::new(id, key, None))
 }
 
@@ -54,8 +56,9 @@ pub fn check(run: &mut Run) -> Result<Verdict, String> {
     if !run.world.run_until(120_000, |world| world.hints() == 0) {
         return Err(format!("{} hints were not delivered", run.world.hints()));
     }
-    let mut items: Vec<(&str, Vec<u8>)> =
-        (0..run.keys.len()).map(|key| (RAW_TABLE, key_name(key))).collect();
+    let mut items: Vec<(&str, Vec<u8>)> = (0..run.keys.len())
+        .map(|key| (RAW_TABLE, key_name(key)))
+        .collect();
     items.push((UNION_TABLE, UNION_KEY.to_vec()));
     for (table, key) in &items {
         read_all(&mut run.world, 0, table, key)?;
@@ -71,10 +74,16 @@ pub fn check(run: &mut Run) -> Result<Verdict, String> {
         for node in 0..nodes {
             let stored = run.world.stored(node, &id);
             let is_primary = primaries.contains(&run.world.node_id(node));
-            let expected = if is_primary { set.clone() } else { SiblingSet::new() };
+            let expected = if is_primary {
+                set.clone()
+            } else {
+                SiblingSet::new()
+            };
             if stored != expected {
                 let key = key.escape_ascii();
-                return Err(format!("{table}/{key} on node {node} is {stored:?}, not {expected:?}"));
+                return Err(format!(
+                    "{table}/{key} on node {node} is {stored:?}, not {expected:?}"
+                ));
             }
         }
         if *table == RAW_TABLE {
@@ -98,10 +107,15 @@ pub fn check(run: &mut Run) -> Result<Verdict, String> {
 /// 1, 3 and 4 for one key of the raw table.
 fn check_key(run: &Run, key: usize, set: &SiblingSet) -> Result<(), String> {
     let writes = &run.keys[key].writes;
-    let values: BTreeSet<&[u8]> =
-        set.siblings().filter_map(|(_, version)| version.value.as_deref()).collect();
+    let values: BTreeSet<&[u8]> = set
+        .siblings()
+        .filter_map(|(_, version)| version.value.as_deref())
+        .collect();
     for value in &values {
-        if !writes.iter().any(|write| write.value.as_deref() == Some(value)) {
+        if !writes
+            .iter()
+            .any(|write| write.value.as_deref() == Some(value))
+        {
             return Err(format!("nobody wrote {}", value.escape_ascii()));
         }
     }
@@ -113,17 +127,43 @@ fn check_key(run: &Run, key: usize, set: &SiblingSet) -> Result<(), String> {
         // later write was acknowledged or not.
         let overwritten = writes.iter().any(|later| later.seen.contains(&number));
         if write.acknowledged && !shown && !overwritten {
-            return Err(format!("the acknowledged write {name} of key {key} is lost: {set:?}"));
+            return Err(format!(
+                "the acknowledged write {name} of key {key} is lost: {set:?}"
+            ));
         }
-        let superseded =
-            writes.iter().any(|later| later.acknowledged && later.seen.contains(&number));
+        let superseded = writes
+            .iter()
+            .any(|later| later.acknowledged && later.seen.contains(&number));
         if shown && superseded {
-            for (n, later) in writes.iter().enumerate().filter(|(_, later)| later.acknowledged && later.seen.contains(&number)) {
-                let dot = later.value.as_ref().and_then(|v| run.world.minted.iter().find(|(_, x)| x.as_ref() == Some(v)).map(|(d, _)| *d));
-                eprintln!("superseder #{n} {:?} dot {dot:?} covered {:?} seen {:?}", later.value.as_ref().map(|v| v.escape_ascii().to_string()), dot.map(|d| set.context().covers(d)), later.seen.len());
+            for (n, later) in writes
+                .iter()
+                .enumerate()
+                .filter(|(_, later)| later.acknowledged && later.seen.contains(&number))
+            {
+                let dot = later.value.as_ref().and_then(|v| {
+                    run.world
+                        .minted
+                        .iter()
+                        .find(|(_, x)| x.as_ref() == Some(v))
+                        .map(|(d, _)| *d)
+                });
+                eprintln!(
+                    "superseder #{n} {:?} dot {dot:?} covered {:?} seen {:?}",
+                    later.value.as_ref().map(|v| v.escape_ascii().to_string()),
+                    dot.map(|d| set.context().covers(d)),
+                    later.seen.len()
+                );
             }
-            eprintln!("its dot {:?} number {number}", run.world.minted.iter().find(|(_, x)| x.as_ref() == Some(value)));
-            return Err(format!("the superseded write {name} of key {key} is back: {set:?}"));
+            eprintln!(
+                "its dot {:?} number {number}",
+                run.world
+                    .minted
+                    .iter()
+                    .find(|(_, x)| x.as_ref() == Some(value))
+            );
+            return Err(format!(
+                "the superseded write {name} of key {key} is back: {set:?}"
+            ));
         }
     }
     Ok(())
@@ -135,7 +175,10 @@ fn check_lines(run: &Run, set: &SiblingSet) -> Result<(), String> {
         .siblings()
         .filter_map(|(_, version)| version.value.as_ref())
         .flat_map(|value| {
-            String::from_utf8_lossy(value).lines().map(str::to_owned).collect::<Vec<_>>()
+            String::from_utf8_lossy(value)
+                .lines()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         })
         .collect();
     if let Some(lost) = run.lines_acknowledged.difference(&lines).next() {
@@ -161,10 +204,17 @@ mod tests {
         for seed in SEEDS {
             let mut run = play(seed, Plan::default());
             let verdict = check(&mut run).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
-            assert!(verdict.acknowledged > 50, "seed {seed} shows nothing: {verdict:?}");
+            assert!(
+                verdict.acknowledged > 50,
+                "seed {seed} shows nothing: {verdict:?}"
+            );
             total += run.world.now_ms;
         }
-        println!("{} simulated seconds over {} seeds", total / 1000, SEEDS.end);
+        println!(
+            "{} simulated seconds over {} seeds",
+            total / 1000,
+            SEEDS.end
+        );
     }
 
     #[test]
@@ -177,9 +227,43 @@ mod tests {
         }
     }
 
+    /// New seeds, for as many as are wanted:
+    /// `KINFOLD_SEEDS=1000..2000 cargo test --release new_seeds -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "explores; the seeds above are what every build plays"]
+    fn new_seeds() {
+        let range = std::env::var("KINFOLD_SEEDS").unwrap_or_else(|_| "1000..1100".to_owned());
+        let (from, to) = range.split_once("..").expect("KINFOLD_SEEDS is FROM..TO");
+        let (from, to): (u64, u64) = (
+            from.parse().expect("a number"),
+            to.parse().expect("a number"),
+        );
+        let mut failed = Vec::new();
+        for seed in from..to {
+            let mut plan = Plan::default();
+            plan.settings.nodes = 3 + (seed % 3) as usize;
+            let mut run = play(seed, plan);
+            if let Err(why) = check(&mut run) {
+                println!("seed {seed} ({} nodes): {why}", plan.settings.nodes);
+                failed.push(seed);
+            }
+        }
+        assert!(failed.is_empty(), "{failed:?}");
+    }
+
     #[test]
     fn the_same_seed_gives_the_same_run() {
-        let hash = |seed| play(seed, Plan { rounds: 40, ..Plan::default() }).world.trace_hash();
+        let hash = |seed| {
+            play(
+                seed,
+                Plan {
+                    rounds: 40,
+                    ..Plan::default()
+                },
+            )
+            .world
+            .trace_hash()
+        };
         assert_eq!(hash(7), hash(7));
         assert_ne!(hash(7), hash(8));
     }

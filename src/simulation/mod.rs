@@ -24,7 +24,9 @@ use std::sync::{Arc, Mutex};
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::Dice;
-use crate::protocol::catalog::{Catalog, Digest, Lawfulness, ModuleInfo, ModuleKind, TableDefinition};
+use crate::protocol::catalog::{
+    Catalog, Digest, Lawfulness, ModuleInfo, ModuleKind, TableDefinition,
+};
 use crate::protocol::dot::Dot;
 use crate::protocol::effect::{
     Address, Effect, GuestReply, Input, JobId, RequestId, StoreError, StoreReply, StoreRequest,
@@ -67,19 +69,50 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { nodes: 3, loss: 2, duplication: 2, delay_max_ms: 8, commit_max_ms: 4 }
+        Settings {
+            nodes: 3,
+            loss: 2,
+            duplication: 2,
+            delay_max_ms: 8,
+            commit_max_ms: 4,
+        }
     }
 }
 
 /// Something that will happen.
 enum Event {
-    Tick { node: usize, life: u64 },
-    Deliver { from: NodeId, to: usize, frame: Vec<u8> },
-    Undelivered { node: usize, life: u64, to: NodeId, message: Box<Message> },
+    Tick {
+        node: usize,
+        life: u64,
+    },
+    Deliver {
+        from: NodeId,
+        to: usize,
+        frame: Vec<u8>,
+    },
+    Undelivered {
+        node: usize,
+        life: u64,
+        to: NodeId,
+        message: Box<Message>,
+    },
     /// The store of a node gets round to its next request.
-    Commit { node: usize, life: u64 },
-    Stored { node: usize, life: u64, job: JobId, reply: Result<StoreReply, StoreError> },
-    Guest { node: usize, life: u64, job: JobId, reply: GuestReply },
+    Commit {
+        node: usize,
+        life: u64,
+    },
+    Stored {
+        node: usize,
+        life: u64,
+        job: JobId,
+        reply: Result<StoreReply, StoreError>,
+    },
+    Guest {
+        node: usize,
+        life: u64,
+        job: JobId,
+        reply: GuestReply,
+    },
 }
 
 /// One node: what survives a crash, and what does not.
@@ -171,7 +204,10 @@ impl World {
 
     fn now(&self) -> Now {
         // All clocks agree here; the protocol must not need it.
-        Now { wall_us: 1_000_000_000_000_000 + self.now_ms * 1000, monotonic_ms: self.now_ms }
+        Now {
+            wall_us: 1_000_000_000_000_000 + self.now_ms * 1000,
+            monotonic_ms: self.now_ms,
+        }
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -180,7 +216,8 @@ impl World {
 
     fn plan(&mut self, in_ms: u64, event: Event) {
         self.planned += 1;
-        self.events.insert((self.now_ms + in_ms, self.planned), event);
+        self.events
+            .insert((self.now_ms + in_ms, self.planned), event);
     }
 
     /// A node begins a life with what its store holds.
@@ -191,7 +228,10 @@ impl World {
         let sim = &mut self.nodes[node];
         sim.life += 1;
         let life = sim.life;
-        let record = sim.store.meta(MEMBERSHIP_RECORD).expect("memory does not fail");
+        let record = sim
+            .store
+            .meta(MEMBERSHIP_RECORD)
+            .expect("memory does not fail");
         let persisted = record.and_then(|bytes| Machine::read_record(&bytes));
         let mut dice = Dice::from_seed(seed);
         let (mut machine, mut effects) = Machine::new(
@@ -270,7 +310,9 @@ impl World {
     /// The preference list of an item, as any node that is up has it.
     pub fn preference(&self, table: &str, key: &[u8]) -> Vec<NodeId> {
         let machine = self.nodes.iter().find_map(|sim| sim.machine.as_ref());
-        let Some(ring) = machine.and_then(Machine::ring) else { return Vec::new() };
+        let Some(ring) = machine.and_then(Machine::ring) else {
+            return Vec::new();
+        };
         let position = crate::protocol::id::Position::of(table, key);
         ring.preference(ring.partition(position)).to_vec()
     }
@@ -286,10 +328,13 @@ impl World {
         self.nodes.iter().all(|sim| {
             sim.machine.as_ref().is_some_and(|machine| {
                 machine.readiness().is_ok()
-                    && machine.ring().is_some_and(|ring| {
-                        ring.layout().nodes().len() == self.nodes.len()
-                    })
-                    && self.nodes.iter().all(|other| machine.is_up(other.identity.node))
+                    && machine
+                        .ring()
+                        .is_some_and(|ring| ring.layout().nodes().len() == self.nodes.len())
+                    && self
+                        .nodes
+                        .iter()
+                        .all(|other| machine.is_up(other.identity.node))
             })
         })
     }
@@ -317,7 +362,13 @@ impl World {
     }
 
     /// Asks a node on behalf of a client.
-    pub fn ask(&mut self, node: usize, table: &str, key: &[u8], request: impl FnOnce(ItemRequest) -> ItemRequest) -> RequestId {
+    pub fn ask(
+        &mut self,
+        node: usize,
+        table: &str,
+        key: &[u8],
+        request: impl FnOnce(ItemRequest) -> ItemRequest,
+    ) -> RequestId {
         self.next_request += 1;
         let id = RequestId(self.next_request);
         let Some(machine) = &self.nodes[node].machine else {
@@ -390,13 +441,24 @@ impl World {
                 }
             }
             Event::Deliver { from, to, frame } => {
-                let message = codec::decode_one(&frame).expect("our own frame").expect("whole");
+                let message = codec::decode_one(&frame)
+                    .expect("our own frame")
+                    .expect("whole");
                 self.note(&frame);
                 self.step(to, Input::Peer { from, message });
             }
-            Event::Undelivered { node, life, to, message } => {
+            Event::Undelivered {
+                node,
+                life,
+                to,
+                message,
+            } => {
                 if self.lives(node, life) {
-                    let input = Input::Undelivered { to, message: *message, overloaded: false };
+                    let input = Input::Undelivered {
+                        to,
+                        message: *message,
+                        overloaded: false,
+                    };
                     self.step(node, input);
                 }
             }
@@ -407,15 +469,33 @@ impl World {
                     let reply = self.commit(node, request);
                     // The answer takes its time too: a crash may come between.
                     let in_ms = self.below(2);
-                    self.plan(in_ms, Event::Stored { node, life, job, reply });
+                    self.plan(
+                        in_ms,
+                        Event::Stored {
+                            node,
+                            life,
+                            job,
+                            reply,
+                        },
+                    );
                 }
             }
-            Event::Stored { node, life, job, reply } => {
+            Event::Stored {
+                node,
+                life,
+                job,
+                reply,
+            } => {
                 if self.lives(node, life) {
                     self.step(node, Input::Stored { job, reply });
                 }
             }
-            Event::Guest { node, life, job, reply } => {
+            Event::Guest {
+                node,
+                life,
+                job,
+                reply,
+            } => {
                 if self.lives(node, life) {
                     self.step(node, Input::Guest { job, reply });
                 }
@@ -430,7 +510,9 @@ impl World {
             StoreRequest::Update { partition, key, .. } => Some((*partition, key.clone())),
             _ => None,
         };
-        let before = item.as_ref().map(|(partition, key)| row_of(&store, *partition, key));
+        let before = item
+            .as_ref()
+            .map(|(partition, key)| row_of(&store, *partition, key));
         let reply = ask_now(&*store, request);
         if let Some((partition, key)) = item {
             let after = row_of(&store, partition, &key);
@@ -452,9 +534,13 @@ impl World {
         let life = self.nodes[node].life;
         for effect in effects {
             match effect {
-                Effect::Send { to, address, message } => self.send(node, to, &address, message),
+                Effect::Send {
+                    to,
+                    address,
+                    message,
+                } => self.send(node, to, &address, message),
                 Effect::Contact { address, message } => {
-                    self.send(node, NodeId(0), &address, message);
+                    self.send(node, NodeId::NOBODY, &address, message);
                 }
                 Effect::Store { job, request } => {
                     self.nodes[node].disk.push_back((job, request));
@@ -469,9 +555,21 @@ impl World {
                         request,
                         Box::new(move |reply| *place.lock().expect("no panic") = Some(reply)),
                     );
-                    let reply = slot.lock().expect("no panic").take().expect("answered at once");
+                    let reply = slot
+                        .lock()
+                        .expect("no panic")
+                        .take()
+                        .expect("answered at once");
                     let in_ms = self.below(5);
-                    self.plan(in_ms, Event::Guest { node, life, job, reply });
+                    self.plan(
+                        in_ms,
+                        Event::Guest {
+                            node,
+                            life,
+                            job,
+                            reply,
+                        },
+                    );
                 }
                 Effect::Respond { request, response } => {
                     self.note(&request.0.to_be_bytes());
@@ -480,7 +578,9 @@ impl World {
                 }
                 Effect::RenewIncarnation { incarnation } => {
                     let store = &self.nodes[node].store;
-                    store.renew_incarnation(incarnation).expect("memory does not fail");
+                    store
+                        .renew_incarnation(incarnation)
+                        .expect("memory does not fail");
                 }
                 Effect::ServeModule { .. }
                 | Effect::KeepModule { .. }
@@ -499,7 +599,15 @@ impl World {
         let Some(target) = target else {
             // The connection is refused.
             let message = Box::new(message);
-            return self.plan(in_ms, Event::Undelivered { node: from, life, to, message });
+            return self.plan(
+                in_ms,
+                Event::Undelivered {
+                    node: from,
+                    life,
+                    to,
+                    message,
+                },
+            );
         };
         if self.cut.contains(&(from, target)) || self.below(100) < self.settings.loss {
             return;
@@ -510,10 +618,24 @@ impl World {
         if self.below(100) < self.settings.duplication {
             let again_ms = in_ms + self.below(50);
             let frame = frame.to_vec();
-            self.plan(again_ms, Event::Deliver { from: sender, to: target, frame });
+            self.plan(
+                again_ms,
+                Event::Deliver {
+                    from: sender,
+                    to: target,
+                    frame,
+                },
+            );
         }
         let frame = frame.to_vec();
-        self.plan(in_ms, Event::Deliver { from: sender, to: target, frame });
+        self.plan(
+            in_ms,
+            Event::Deliver {
+                from: sender,
+                to: target,
+                frame,
+            },
+        );
     }
 
     fn note(&mut self, bytes: &[u8]) {
@@ -523,7 +645,12 @@ impl World {
 
     /// A hash over every message and answer so far, in their order.
     pub fn trace_hash(&self) -> String {
-        self.trace.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        self.trace
+            .clone()
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 
@@ -552,12 +679,24 @@ fn propose_tables(catalog: &mut Catalog) {
 fn ask_now(store: &dyn Store, request: StoreRequest) -> Result<StoreReply, StoreError> {
     let slot = Arc::new(Mutex::new(None));
     let place = slot.clone();
-    store.submit(request, Box::new(move |reply| *place.lock().expect("no panic") = Some(reply)));
-    slot.lock().expect("no panic").take().expect("memory answers at once")
+    store.submit(
+        request,
+        Box::new(move |reply| *place.lock().expect("no panic") = Some(reply)),
+    );
+    slot.lock()
+        .expect("no panic")
+        .take()
+        .expect("memory answers at once")
 }
 
 fn row_of(store: &MemoryStore, partition: Partition, key: &ItemKey) -> SiblingSet {
-    match ask_now(store, StoreRequest::Read { partition, key: key.clone() }) {
+    match ask_now(
+        store,
+        StoreRequest::Read {
+            partition,
+            key: key.clone(),
+        },
+    ) {
         Ok(StoreReply::Row(row)) => row.map(|row| row.set).unwrap_or_default(),
         other => panic!("a read gave {other:?}"),
     }

@@ -50,7 +50,11 @@ impl Script {
                 epochs.len() - 1
             }
         };
-        let letter = if place == 0 { "" } else { ["b", "c", "d", "e", "f"][place - 1] };
+        let letter = if place == 0 {
+            ""
+        } else {
+            ["b", "c", "d", "e", "f"][place - 1]
+        };
         format!("{}{letter}", Self::node_name(actor.node))
     }
 
@@ -92,14 +96,26 @@ impl Script {
                 value.value.escape_ascii(),
                 value.siblings,
                 if value.siblings == 1 { "" } else { "s" },
-                if value.folded_by.is_some() { ", folded" } else { "" }
+                if value.folded_by.is_some() {
+                    ", folded"
+                } else {
+                    ""
+                }
             ),
             Response::Siblings { set, .. } => self.set(set),
             Response::Absent { context: Some(_) } => "deleted".to_owned(),
             Response::Absent { context: None } => "absent".to_owned(),
             Response::Written { context } => format!("token {}", self.context(context)),
-            Response::Refused(Refusal::QuorumUnmet { needed, got, may_be_stored }) => {
-                let stored = if *may_be_stored { ", may be stored" } else { "" };
+            Response::Refused(Refusal::QuorumUnmet {
+                needed,
+                got,
+                may_be_stored,
+            }) => {
+                let stored = if *may_be_stored {
+                    ", may be stored"
+                } else {
+                    ""
+                };
                 format!("refused: {got} of {needed}{stored}")
             }
             Response::Refused(refusal) => format!("refused: {refusal}"),
@@ -109,7 +125,10 @@ impl Script {
 
 fn node(name: Option<&str>) -> Result<usize, Box<dyn Error>> {
     let name = name.ok_or("which node?")?;
-    Ok(name.strip_prefix('n').ok_or("nodes are n0, n1, …")?.parse()?)
+    Ok(name
+        .strip_prefix('n')
+        .ok_or("nodes are n0, n1, …")?
+        .parse()?)
 }
 
 impl Runner for Script {
@@ -139,7 +158,11 @@ impl Runner for Script {
             "preference" => {
                 let key = args.next_pos().ok_or("which key?")?.to_owned();
                 let nodes = self.world().preference(RAW_TABLE, key.as_bytes());
-                nodes.into_iter().map(Self::node_name).collect::<Vec<_>>().join(" ")
+                nodes
+                    .into_iter()
+                    .map(Self::node_name)
+                    .collect::<Vec<_>>()
+                    .join(" ")
             }
             // put NODE KEY=VALUE [token=NAME] [as=NAME] [w=N] [table=NAME]
             // delete NODE KEY [token=NAME] [as=NAME] [w=N]
@@ -172,7 +195,10 @@ impl Runner for Script {
                         let key = args.next_pos().ok_or("which key?")?.to_owned();
                         (key, Ask::Delete { client })
                     }
-                    _ => (args.next_pos().ok_or("which key?")?.to_owned(), Ask::Get { raw }),
+                    _ => (
+                        args.next_pos().ok_or("which key?")?.to_owned(),
+                        Ask::Get { raw },
+                    ),
                 };
                 let world = self.world();
                 let id = world.ask(at, &table, key.as_bytes(), |request| ItemRequest {
@@ -189,7 +215,9 @@ impl Runner for Script {
                         Response::Written { context } => context.clone(),
                         Response::Siblings { set, .. } => set.context().clone(),
                         Response::Value(value) => value.context.clone(),
-                        Response::Absent { context: Some(context) } => context.clone(),
+                        Response::Absent {
+                            context: Some(context),
+                        } => context.clone(),
                         other => return Err(format!("no token in {other:?}").into()),
                     };
                     self.tokens.insert(name, context);
@@ -203,8 +231,9 @@ impl Runner for Script {
                 let world = self.world();
                 let table = world.table_id(&table).ok_or("no such table")?;
                 let item = ItemKey::new(table, key.as_bytes(), None);
-                let sets: Vec<SiblingSet> =
-                    (0..world.len()).map(|node| world.stored(node, &item)).collect();
+                let sets: Vec<SiblingSet> = (0..world.len())
+                    .map(|node| world.stored(node, &item))
+                    .collect();
                 let mut lines = Vec::new();
                 for (node, set) in sets.iter().enumerate() {
                     lines.push(format!("n{node} {}", self.set(set)));
@@ -251,10 +280,12 @@ impl Runner for Script {
 }
 
 fn transcript(name: &str) {
-    let path = format!("{}/src/simulation/transcripts/{name}", env!("CARGO_MANIFEST_DIR"));
-    goldenscript::run(&mut Script::default(), &path).unwrap_or_else(|error| {
-        panic!("{name} does not come out as written: {error}")
-    });
+    let path = format!(
+        "{}/src/simulation/transcripts/{name}",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    goldenscript::run(&mut Script::default(), &path)
+        .unwrap_or_else(|error| panic!("{name} does not come out as written: {error}"));
 }
 
 #[test]

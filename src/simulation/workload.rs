@@ -40,9 +40,19 @@ struct Holding {
 }
 
 enum Pending {
-    Write { client: usize, key: usize, write: usize, seen: BTreeSet<usize> },
-    Read { client: usize, key: usize },
-    Line { line: String },
+    Write {
+        client: usize,
+        key: usize,
+        write: usize,
+        seen: BTreeSet<usize>,
+    },
+    Read {
+        client: usize,
+        key: usize,
+    },
+    Line {
+        line: String,
+    },
 }
 
 /// What a run left behind, for the checks.
@@ -81,7 +91,13 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan { settings: Settings::default(), clients: 4, keys: 3, rounds: 150, faults: true }
+        Plan {
+            settings: Settings::default(),
+            clients: 4,
+            keys: 3,
+            rounds: 150,
+            faults: true,
+        }
     }
 }
 
@@ -90,7 +106,10 @@ pub fn play(seed: u64, plan: Plan) -> Run {
     let mut dice = Dice::from_seed(seed ^ 0x6b69_6e66_6f6c_6421);
     let mut world = World::new(seed, plan.settings);
     let settled = world.run_until(20_000, World::is_settled);
-    assert!(settled, "the cluster of seed {seed} did not form within 20 s");
+    assert!(
+        settled,
+        "the cluster of seed {seed} did not form within 20 s"
+    );
     let mut run = Run {
         world,
         keys: vec![KeyHistory::default(); plan.keys],
@@ -114,9 +133,12 @@ pub fn play(seed: u64, plan: Plan) -> Run {
             let (id, what) = match draw(10) {
                 0..=4 => {
                     let blind = draw(4) == 0;
-                    let held = if blind { Holding::default() } else { holdings[client][key].clone() };
-                    let value =
-                        (draw(8) > 0).then(|| format!("{client}.{round}").into_bytes());
+                    let held = if blind {
+                        Holding::default()
+                    } else {
+                        holdings[client][key].clone()
+                    };
+                    let value = (draw(8) > 0).then(|| format!("{client}.{round}").into_bytes());
                     let write = run.keys[key].writes.len();
                     run.keys[key].writes.push(Write {
                         value: value.clone(),
@@ -132,29 +154,43 @@ pub fn play(seed: u64, plan: Plan) -> Run {
                                 content_type: "text/plain".into(),
                                 representation: false,
                             },
-                            None => Ask::Delete { client: Some(held.context) },
+                            None => Ask::Delete {
+                                client: Some(held.context),
+                            },
                         };
                         ItemRequest { ask, w, ..request }
                     });
-                    (id, Pending::Write { client, key, write, seen: held.seen })
+                    (
+                        id,
+                        Pending::Write {
+                            client,
+                            key,
+                            write,
+                            seen: held.seen,
+                        },
+                    )
                 }
                 5..=7 => {
-                    let id = run.world.ask(node, RAW_TABLE, &key_name(key), |request| request);
+                    let id = run
+                        .world
+                        .ask(node, RAW_TABLE, &key_name(key), |request| request);
                     (id, Pending::Read { client, key })
                 }
                 _ => {
                     let line = format!("{client}.{round}");
                     run.lines_asked.insert(line.clone());
                     let value = Bytes::from(line.clone());
-                    let id = run.world.ask(node, UNION_TABLE, UNION_KEY, |request| ItemRequest {
-                        ask: Ask::Put {
-                            client: Context::new(),
-                            value,
-                            content_type: "text/plain".into(),
-                            representation: false,
-                        },
-                        ..request
-                    });
+                    let id = run
+                        .world
+                        .ask(node, UNION_TABLE, UNION_KEY, |request| ItemRequest {
+                            ask: Ask::Put {
+                                client: Context::new(),
+                                value,
+                                content_type: "text/plain".into(),
+                                representation: false,
+                            },
+                            ..request
+                        });
                     (id, Pending::Line { line })
                 }
             };
@@ -190,9 +226,19 @@ fn collect(
     pending: &mut BTreeMap<RequestId, Pending>,
 ) {
     for (id, response) in std::mem::take(&mut run.world.responses) {
-        let Some(what) = pending.remove(&id) else { continue };
+        let Some(what) = pending.remove(&id) else {
+            continue;
+        };
         match (what, response) {
-            (Pending::Write { client, key, write, mut seen }, Response::Written { context }) => {
+            (
+                Pending::Write {
+                    client,
+                    key,
+                    write,
+                    mut seen,
+                },
+                Response::Written { context },
+            ) => {
                 run.acknowledged += 1;
                 run.keys[key].writes[write].acknowledged = true;
                 seen.insert(write);
@@ -213,7 +259,10 @@ fn collect(
                         }
                     }
                 }
-                holdings[client][key] = Holding { context: set.context().clone(), seen };
+                holdings[client][key] = Holding {
+                    context: set.context().clone(),
+                    seen,
+                };
             }
             (Pending::Line { line }, Response::Written { .. }) => {
                 run.acknowledged += 1;

@@ -117,13 +117,14 @@ impl State {
             }
             StoreRequest::DropHints { hints } => {
                 for (id, partition, key, then_drop) in hints {
-                    self.stored.drop_hint(id, partition, &key);
-                    let Some(delivered) = then_drop else { continue };
                     let item = (partition, key);
-                    let same = self.stored.rows.get(&item);
-                    if same.is_some_and(|row| row.set.hash() == delivered)
-                        && !self.stored.is_hinted(&item)
+                    if let (Some(delivered), Some(row)) = (then_drop, self.stored.rows.get(&item))
+                        && row.set.hash() != delivered
                     {
+                        continue;
+                    }
+                    let dropped = self.stored.drop_hint(id, partition, &item.1);
+                    if dropped && then_drop.is_some() && !self.stored.is_hinted(&item) {
                         self.stored.rows.remove(&item);
                     }
                 }
@@ -179,15 +180,16 @@ impl Snapshot {
         }
     }
 
-    fn drop_hint(&mut self, id: HintId, partition: Partition, key: &ItemKey) {
+    /// Whether there was such a hint.
+    fn drop_hint(&mut self, id: HintId, partition: Partition, key: &ItemKey) -> bool {
         let named = self.hints.get(&id.sequence);
-        let Some((target, ..)) = named.filter(|hint| hint.1 == partition && hint.2 == *key) else {
-            return;
+        let named = named.filter(|hint| hint.1 == partition && hint.2 == *key && id.file == FILE);
+        let Some(&(target, ..)) = named else {
+            return false;
         };
-        if id.file == FILE {
-            self.sequences.remove(&(partition, key.clone(), *target));
-            self.hints.remove(&id.sequence);
-        }
+        self.sequences.remove(&(partition, key.clone(), target));
+        self.hints.remove(&id.sequence);
+        true
     }
 
     fn is_hinted(&self, (partition, key): &(Partition, ItemKey)) -> bool {

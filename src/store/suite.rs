@@ -1,7 +1,8 @@
 //! One suite of tests for every store, and what such tests need.
 //!
 //! Each test is a function of a [`Subject`]; the macro at the end runs all of
-//! them for each store. What only SQLite promises is in `sqlite/tests.rs`.
+//! them for each store. `suite/agree.rs` holds the stores against each other; what
+//! only SQLite promises is in `sqlite/tests.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, mpsc};
@@ -10,12 +11,14 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+mod agree;
+
 use super::Store;
 use super::memory::MemoryStore;
 use super::sqlite::{Options, SqliteStore};
 use crate::protocol::context::Context;
 use crate::protocol::dot::{Actor, Dot, Epoch};
-use crate::protocol::effect::{Hint, HintId, StoreError, StoreReply, StoreRequest};
+use crate::protocol::effect::{Hint, StoreError, StoreReply, StoreRequest};
 use crate::protocol::id::{ItemKey, NodeId, Partition, TableId};
 use crate::protocol::replica::{Draft, Minting, Mutation, Outcome, Row, SiblingLimits, plan_write};
 use crate::protocol::siblings::{SiblingSet, StateHash};
@@ -378,9 +381,8 @@ fn a_hint_added_again_survives_its_predecessor(store: &impl Subject) {
     let target = NodeId(2);
     ask(store, update(0, "a", write("one", 1), vec![target])).expect("writes");
     let listed = hints(store, target, 9);
-    let delivered = hash_of(store, 0, "a");
     ask(store, update(0, "a", write("two", 1), vec![target])).expect("writes");
-    drop_hint(store, &listed[0], Some(delivered));
+    drop_hint(store, &listed[0], None);
     let left = hints(store, target, 9);
     assert_eq!(left.len(), 1);
     assert_ne!(left[0].id, listed[0].id);
@@ -403,6 +405,7 @@ fn a_row_is_dropped_with_its_last_hint_only(store: &impl Subject) {
     let last = hints(store, other, 9);
     drop_hint(store, &last[0], Some(StateHash([0; 16])));
     assert_eq!(values(store, 0, "a"), ["one"], "its state is another");
+    assert_eq!(hints(store, other, 9), last, "so the hint stays as well");
     drop_hint(store, &last[0], Some(state));
     assert_eq!(read(store, 0, "a"), Ok(None));
     // Without the wish, the row stays.
@@ -463,7 +466,8 @@ fn records_are_kept(store: &impl Subject) {
 }
 
 fn items_lie_in_the_order_of_their_names(store: &impl Subject) {
-    let mut names: Vec<(u64, &[u8], Option<&[u8]>)> = vec![
+    type Name<'a> = (u64, &'a [u8], Option<&'a [u8]>);
+    let mut names: Vec<Name<'_>> = vec![
         (1, b"a", None),
         (1, b"a", Some(b"\0")),
         (1, b"a", Some(b"b")),
@@ -474,7 +478,7 @@ fn items_lie_in_the_order_of_their_names(store: &impl Subject) {
         (2, b"\xff\xff", None),
         (1 << 63, b"a", None),
     ];
-    let keys = |names: &[(u64, &[u8], Option<&[u8]>)]| -> Vec<ItemKey> {
+    let keys = |names: &[Name<'_>]| -> Vec<ItemKey> {
         let names = names.iter();
         names
             .map(|(table, pk, sk)| ItemKey::new(TableId(*table), pk, *sk))
@@ -510,7 +514,6 @@ fn a_closed_store_answers_with_errors(store: &impl Subject) {
     assert!(matches!(refused, Err(StoreError::Io(_))));
 }
 
-/// An answer may lead to the next request.
 fn an_answer_may_ask_again(store: Arc<impl Subject>) {
     let (send, receive) = mpsc::channel();
     let next = store.clone();
@@ -594,139 +597,4 @@ fn a_memory_store_goes_back_to_what_it_was() {
     store.restore(snapshot.clone());
     assert_eq!(values(&*store, 0, "a"), ["one"]);
     assert_eq!(store.snapshot(), snapshot);
-}
-
-/// A request with what its making needs: names are drawn from a few, so that
-/// requests meet.
-#[derive(Clone, Debug)]
-enum Step {
-    Write(u32, u8, bool, Vec<u8>),
-    Sync(u32, u8, u64),
-    Replace(u32, u8, bool),
-    Read(u32, u8),
-    AddHints(u32, u8, Vec<u8>),
-    Hints(u8, usize),
-    /// Drops the hint of this id, wishing the row away or not.
-    DropHints(u32, u8, i64, Option<bool>),
-    CountHints,
-    PutMeta(u8),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let item = || (0u32..2, 0u8..3);
-    let targets = || prop::collection::vec(2u8..5, 0..3);
-    let step = prop_oneof![
-        (item(), any::<bool>(), targets()).prop_map(|((p, k), i, t)| Step::Write(p, k, i, t)),
-        (item(), 1u64..4).prop_map(|((p, k), c)| Step::Sync(p, k, c)),
-        (item(), any::<bool>()).prop_map(|((p, k), fresh)| Step::Replace(p, k, fresh)),
-        item().prop_map(|(p, k)| Step::Read(p, k)),
-        (item(), targets()).prop_map(|((p, k), t)| Step::AddHints(p, k, t)),
-        (2u8..5, 0usize..4).prop_map(|(t, limit)| Step::Hints(t, limit)),
-        (item(), 1i64..12, prop::option::of(any::<bool>()))
-            .prop_map(|((p, k), id, d)| Step::DropHints(p, k, id, d)),
-        Just(Step::CountHints),
-        any::<u8>().prop_map(Step::PutMeta),
-    ];
-    prop::collection::vec(step, 1..40)
-}
-
-fn name(number: u8) -> String {
-    format!("item-{number}")
-}
-
-fn nodes(numbers: &[u8]) -> Vec<NodeId> {
-    numbers.iter().map(|n| NodeId(u64::from(*n))).collect()
-}
-
-fn request(step: &Step, model: &MemoryStore, at: u64) -> StoreRequest {
-    let state = |p: u32, k: u8| read(model, p, &name(k)).expect("reads").unwrap_or_default();
-    match step {
-        Step::Write(p, k, informed, targets) => {
-            let client = if *informed {
-                state(*p, *k).set.context().clone()
-            } else {
-                Context::new()
-            };
-            let value = format!("value {at}");
-            update(
-                *p,
-                &name(*k),
-                write_after(client, &value, at),
-                nodes(targets),
-            )
-        }
-        Step::Sync(p, k, counter) => {
-            let sync = Mutation::Sync {
-                set: foreign_set(*counter, "theirs"),
-                max_actors: 20,
-            };
-            update(*p, &name(*k), sync, vec![])
-        }
-        Step::Replace(p, k, fresh) => {
-            let expected = if *fresh {
-                state(*p, *k).set.hash()
-            } else {
-                StateHash([1; 16])
-            };
-            let row = Row {
-                set: foreign_set(at, "folded"),
-                ..state(*p, *k)
-            };
-            update(*p, &name(*k), Mutation::Replace { expected, row }, vec![])
-        }
-        Step::Read(p, k) => StoreRequest::Read {
-            partition: Partition(*p),
-            key: key(&name(*k)),
-        },
-        Step::AddHints(p, k, targets) => StoreRequest::AddHints {
-            partition: Partition(*p),
-            key: key(&name(*k)),
-            hints: nodes(targets),
-        },
-        Step::Hints(target, limit) => StoreRequest::Hints {
-            target: NodeId(u64::from(*target)),
-            limit: *limit,
-        },
-        Step::DropHints(p, k, sequence, then_drop) => StoreRequest::DropHints {
-            hints: vec![(
-                HintId {
-                    file: 0,
-                    sequence: *sequence,
-                },
-                Partition(*p),
-                key(&name(*k)),
-                then_drop.map(|same| {
-                    if same {
-                        state(*p, *k).set.hash()
-                    } else {
-                        StateHash([2; 16])
-                    }
-                }),
-            )],
-        },
-        Step::CountHints => StoreRequest::CountHints,
-        Step::PutMeta(byte) => StoreRequest::PutMeta {
-            name: "record",
-            bytes: Bytes::copy_from_slice(&[*byte]),
-        },
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
-
-    /// Both stores give the same answers and end with the same rows.
-    #[test]
-    fn stores_agree(steps in steps()) {
-        let (model, _) = memory();
-        let (store, _dir) = sqlite(1);
-        for (step, at) in steps.iter().zip(1..) {
-            let request = request(step, &model, at);
-            prop_assert_eq!(ask(&*store, request.clone()), ask(&*model, request));
-        }
-        prop_assert_eq!(store.meta("record"), model.meta("record"));
-        for partition in 0..2 {
-            prop_assert_eq!(store.rows_of(Partition(partition)), model.rows_of(Partition(partition)));
-        }
-    }
 }

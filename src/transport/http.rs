@@ -244,8 +244,8 @@ impl Transport for HttpTransport {
         self.shared.post(Some(to), address, message);
     }
 
-    /// Nobody is told when a contact is not delivered: its receiver has no name
-    /// yet. Whoever asks a seed asks again.
+    /// A contact that is not delivered comes back as a message to
+    /// [`NodeId::NOBODY`]: its receiver has no name yet.
     fn contact(&self, address: &Address, message: Message) {
         let identity = &self.shared.identity;
         debug_assert_ne!(
@@ -349,9 +349,7 @@ impl Shared {
 
     /// Has a message given back that could not be queued.
     fn refuse(&self, letter: Letter) {
-        let Some(input) = undelivered(letter, true) else {
-            return;
-        };
+        let input = undelivered(letter, true);
         if self.is_closing() {
             debug!("a message is dropped: the transport is closing");
             return;
@@ -371,22 +369,17 @@ impl Shared {
 
     /// Gives a message back from a task.
     fn give_back(&self, letter: Letter) {
-        if let Some(input) = undelivered(letter, false) {
-            (self.deliver)(input);
-        }
+        (self.deliver)(undelivered(letter, false));
     }
 }
 
-fn undelivered(letter: Letter, overloaded: bool) -> Option<Input> {
+fn undelivered(letter: Letter, overloaded: bool) -> Input {
     let Letter { to, message, .. } = letter;
-    if to.is_none() {
-        debug!("a message to an address without a known node was not delivered");
-    }
-    to.map(|to| Input::Undelivered {
-        to,
+    Input::Undelivered {
+        to: to.unwrap_or(NodeId::NOBODY),
         message,
         overloaded,
-    })
+    }
 }
 
 async fn give_back_refused(shared: Arc<Shared>) {

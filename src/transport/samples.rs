@@ -9,9 +9,9 @@ use crate::protocol::context::Context;
 use crate::protocol::dot::{Actor, Dot, Epoch};
 use crate::protocol::effect::StoreError;
 use crate::protocol::id::{ClusterId, ItemKey, NodeId, Partition, TableId};
-use crate::protocol::membership::{Member, Status, Summary};
+use crate::protocol::membership::{Answered, Member, News, Pulse, Status, Summary, Wants};
 use crate::protocol::message::{
-    Ask, ItemRequest, Message, MessageId, News, ReadAnswer, Refusal, Response, ValueResponse,
+    Ask, ItemRequest, Message, MessageId, ReadAnswer, Refusal, Response, ValueResponse,
 };
 use crate::protocol::siblings::{SiblingSet, StateHash, Version};
 
@@ -91,11 +91,26 @@ fn forwarded(id: u64, response: Response) -> Message {
     }
 }
 
+fn pulse() -> Pulse {
+    Pulse {
+        node: NodeId::of("a"),
+        incarnation: u64::MAX,
+        status: Status::Up,
+        heartbeat: 4,
+        layout_seen: 3,
+        layout_synced: 2,
+    }
+}
+
 fn summary() -> Summary {
     Summary {
+        round: 9,
         cluster: Some(ClusterId(5)),
-        members: vec![(NodeId::of("a"), 1), (NodeId::of("b"), u64::MAX)],
-        layout: (1, 2),
+        address: Arc::from("127.0.0.1:8101"),
+        wall_us: 1_000_000,
+        may_found: true,
+        members: vec![pulse()],
+        layout: (1, u128::MAX),
         catalog: 3,
     }
 }
@@ -203,13 +218,25 @@ pub fn one_of_each() -> Vec<Message> {
         probe(10),
         Message::ProbeAnswer { id },
         Message::GossipSummary(summary()),
-        Message::GossipNews(News {
-            cluster: ClusterId(5),
+        Message::GossipNews(Box::new(News {
+            cluster: Some(ClusterId(5)),
+            address: Arc::from("127.0.0.1:8102"),
+            wall_us: 2_000_000,
+            may_found: false,
+            answers: Some(Answered {
+                round: 9,
+                wall_us: 1_000_000,
+            }),
             members: vec![member],
+            pulses: vec![pulse()],
             layout: None,
             catalog: Some(Catalog::default()),
-            wants: Some(summary()),
-        }),
+            wants: Wants {
+                members: vec![NodeId::of("c")],
+                layout: true,
+                catalog: false,
+            },
+        })),
         Message::FetchModule {
             digest: Digest::of(b"module"),
         },

@@ -292,6 +292,9 @@ async fn operators_see_how_a_node_is() {
     assert_eq!(server.get("/healthz").await.body, "ok\n");
     assert_eq!(server.get("/readyz").await.status, 200);
     server.world.ready.store(false, Ordering::Relaxed);
+    // It does not know the cluster's tables yet: 404 would be taken for an answer.
+    let unknown = server.get("/v1/tables/unheard/items/k").await;
+    unknown.problem(503, "not_ready");
     let detail = server.get("/readyz").await.problem(503, "not_ready");
     assert!(detail.contains("gossip"));
     assert_eq!(server.get("/healthz").await.status, 200);

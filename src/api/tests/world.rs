@@ -415,6 +415,7 @@ impl Service for World {
         ModuleFigures {
             folds: 9,
             failures: 3,
+            fuel: 0,
         }
     }
 

@@ -5,10 +5,12 @@
 //! partition's number would be even only on average: with 8 partitions a node,
 //! one in twenty would come first nowhere.
 //!
-//! A node that leads too many passes one on along the shortest chain of
-//! partitions to a node that leads too few. As with places (see `repair`) the
-//! chain exists because whole leads can always be met: a node that led each of
-//! its partitions for `1/replicas` would lead exactly its share.
+//! Leads pass along the shortest chain of partitions from a node with too many,
+//! or to a node with too few. As with places (see `repair`) the chain exists
+//! because whole leads can be met: a node that led each of its partitions for
+//! `1/replicas` would lead exactly its share. Which way a share is rounded must
+//! stay open, though: where few partitions tie a group of nodes to the others,
+//! the group has as many leads as it has partitions.
 //!
 //! Does not move data: which nodes hold a partition is settled before.
 
@@ -21,11 +23,7 @@ use super::shares::Plan;
 /// until its lead comes first. `present` are the leads of the present layout.
 pub(super) fn order(plan: &Plan, mut holders: Vec<u16>, present: Vec<u16>) -> Vec<u16> {
     let mut leads = Leads::new(plan, &holders, present);
-    for node in 0..leads.led.len() as u16 {
-        while leads.led[node as usize] > leads.target[node as usize] {
-            leads.pass_on(node);
-        }
-    }
+    leads.even_out();
     let lead = leads.lead;
     for (holders, lead) in holders.chunks_exact_mut(plan.each).zip(lead) {
         holders.sort_unstable();
@@ -46,9 +44,9 @@ struct Leads<'a> {
     lead: Vec<u16>,
     /// What each node leads.
     partitions: Vec<Vec<u32>>,
-    /// How many each node leads, and should.
     led: Vec<u32>,
-    target: Vec<u32>,
+    /// How many each node holds.
+    held: Vec<u32>,
 }
 
 impl<'a> Leads<'a> {
@@ -84,19 +82,6 @@ impl<'a> Leads<'a> {
             }
         }
 
-        // Shares rounded so that they add up: up where a node leads so many
-        // already, then where most is lost by rounding down.
-        let mut target: Vec<u32> = held.iter().map(|held| held / each as u32).collect();
-        let mut uneven: Vec<usize> = (0..nodes)
-            .filter(|&node| !held[node].is_multiple_of(each as u32))
-            .collect();
-        uneven.sort_by_key(|&node| {
-            let remainder = std::cmp::Reverse(held[node] % each as u32);
-            (led[node] <= target[node], remainder, node)
-        });
-        let ups = (plan.partitions - target.iter().sum::<u32>()) as usize;
-        uneven[..ups].iter().for_each(|&node| target[node] += 1);
-
         let mut partitions = vec![Vec::new(); nodes];
         for (partition, &lead) in lead.iter().enumerate() {
             partitions[lead as usize].push(partition as u32);
@@ -107,26 +92,53 @@ impl<'a> Leads<'a> {
             lead,
             partitions,
             led,
-            target,
+            held,
         }
     }
 
-    /// One lead of `start` goes, along the shortest chain, to a node with too
-    /// few.
-    fn pass_on(&mut self, start: u16) {
+    /// The fewest and the most that a node should lead.
+    fn range(&self, node: u16) -> (u32, u32) {
+        let (held, each) = (self.held[node as usize], self.each as u32);
+        (held / each, held.div_ceil(each))
+    }
+
+    fn even_out(&mut self) {
+        let nodes = self.led.len() as u16;
+        for node in 0..nodes {
+            while self.led[node as usize] > self.range(node).1 {
+                self.pass_on(vec![node], |leads, end| {
+                    leads.led[end as usize] < leads.range(end).1
+                });
+            }
+        }
+        for node in 0..nodes {
+            while self.led[node as usize] < self.range(node).0 {
+                let spare = |&other: &u16| self.led[other as usize] > self.range(other).0;
+                let starts = (0..nodes).filter(spare).collect();
+                self.pass_on(starts, |_, end| end == node);
+            }
+        }
+    }
+
+    /// One lead of one of the `starts` goes, along the shortest chain, to a node
+    /// that will do for an end.
+    fn pass_on(&mut self, starts: Vec<u16>, is_end: impl Fn(&Self, u16) -> bool) {
         // How each node was reached: from whom, by which partition.
         let mut came: Vec<Option<(u16, u32)>> = vec![None; self.led.len()];
-        let mut queue = VecDeque::from([start]);
+        let mut reached = vec![false; self.led.len()];
+        starts
+            .iter()
+            .for_each(|&start| reached[start as usize] = true);
+        let mut queue = VecDeque::from(starts);
         while let Some(from) = queue.pop_front() {
             for &partition in &self.partitions[from as usize] {
                 for &to in &self.holders[partition as usize * self.each..][..self.each] {
-                    let index = to as usize;
-                    if to == start || came[index].is_some() {
+                    if std::mem::replace(&mut reached[to as usize], true) {
                         continue;
                     }
-                    came[index] = Some((from, partition));
-                    if self.led[index] < self.target[index] {
-                        self.apply(start, to, &came);
+                    came[to as usize] = Some((from, partition));
+                    if is_end(self, to) {
+                        self.apply(to, &came);
                         return;
                     }
                     queue.push_back(to);
@@ -136,16 +148,15 @@ impl<'a> Leads<'a> {
         unreachable!("whole leads can always be met");
     }
 
-    fn apply(&mut self, start: u16, end: u16, came: &[Option<(u16, u32)>]) {
-        self.led[start as usize] -= 1;
+    fn apply(&mut self, end: u16, came: &[Option<(u16, u32)>]) {
         self.led[end as usize] += 1;
         let mut to = end;
-        while to != start {
-            let (from, partition) = came[to as usize].expect("the chain reached it");
+        while let Some((from, partition)) = came[to as usize] {
             self.lead[partition as usize] = to;
             self.partitions[from as usize].retain(|&led| led != partition);
             self.partitions[to as usize].push(partition);
             to = from;
         }
+        self.led[to as usize] -= 1;
     }
 }

@@ -67,7 +67,9 @@ impl Machine {
 
     /// Starts a request, or starts its write once a delete knows what it saw.
     fn begin(&mut self, id: SlotId) {
-        let Some(slot) = self.slots.get(&id) else { return };
+        let Some(slot) = self.slots.get(&id) else {
+            return;
+        };
         match &slot.item.ask {
             Ask::Get { .. } | Ask::Delete { client: None } => self.start_get(id),
             Ask::Put { .. } | Ask::Delete { client: Some(_) } => {
@@ -85,18 +87,30 @@ impl Machine {
 
     /// Whether this node coordinates the write; forwards it if not.
     fn coordinates(&mut self, id: SlotId) -> bool {
-        let Some(slot) = self.slots.get(&id) else { return false };
+        let Some(slot) = self.slots.get(&id) else {
+            return false;
+        };
         // Whoever got a forwarded request was chosen: passing it on again could
         // go round in circles.
         if matches!(slot.origin, Origin::Peer { .. }) {
             return true;
         }
-        let Some(ring) = self.ring.clone() else { return false };
+        let Some(ring) = self.ring.clone() else {
+            return false;
+        };
         let preference = ring.preference(slot.item.partition);
         let n = (slot.table.definition.n as usize).min(preference.len());
-        let usable = if slot.item.strict { &preference[..n] } else { preference };
-        let reachable: Vec<NodeId> =
-            usable.iter().copied().filter(|&node| self.is_up(node)).take(n).collect();
+        let usable = if slot.item.strict {
+            &preference[..n]
+        } else {
+            preference
+        };
+        let reachable: Vec<NodeId> = usable
+            .iter()
+            .copied()
+            .filter(|&node| self.is_up(node))
+            .take(n)
+            .collect();
         if reachable.contains(&self.me) {
             return true;
         }
@@ -110,7 +124,11 @@ impl Machine {
                 return true;
             }
             let needed = slot.item.w;
-            let refusal = Refusal::QuorumUnmet { needed, got: 0, may_be_stored: false };
+            let refusal = Refusal::QuorumUnmet {
+                needed,
+                got: 0,
+                may_be_stored: false,
+            };
             self.answer(id, Response::Refused(refusal));
             self.retire(id);
             return false;
@@ -124,13 +142,18 @@ impl Machine {
         // arrive.
         let left_ms = slot.deadline_ms.saturating_sub(self.now.monotonic_ms);
         item.timeout_ms = (left_ms * 9 / 10).max(1);
-        let message = self.ask(node, AwaitedOf::Forward(id), |id| Message::Forward { id, item });
+        let message = self.ask(node, AwaitedOf::Forward(id), |id| Message::Forward {
+            id,
+            item,
+        });
         self.await_message(id, message);
         false
     }
 
     pub(super) fn on_forward_answer(&mut self, from: NodeId, id: MessageId, response: Response) {
-        let Some(awaited) = self.awaited.remove(&id) else { return };
+        let Some(awaited) = self.awaited.remove(&id) else {
+            return;
+        };
         debug_assert_eq!(awaited.node, from);
         if let AwaitedOf::Forward(slot) = awaited.of {
             self.forget_message(slot, id);
@@ -141,7 +164,9 @@ impl Machine {
 
     pub(super) fn on_forward_lost(&mut self, slot: SlotId, id: MessageId, undelivered: bool) {
         self.forget_message(slot, id);
-        let Some(state) = self.slots.get_mut(&slot) else { return };
+        let Some(state) = self.slots.get_mut(&slot) else {
+            return;
+        };
         if undelivered && !state.answered {
             state.stage = Stage::Open;
             self.begin(slot);
@@ -149,7 +174,11 @@ impl Machine {
             // It may have been carried out: doing it again elsewhere would make
             // a second write of it.
             let needed = state.item.w;
-            let refusal = Refusal::QuorumUnmet { needed, got: 0, may_be_stored: true };
+            let refusal = Refusal::QuorumUnmet {
+                needed,
+                got: 0,
+                may_be_stored: true,
+            };
             self.answer(slot, Response::Refused(refusal));
             self.retire(slot);
         }
@@ -158,13 +187,19 @@ impl Machine {
     // Reads.
 
     pub(super) fn start_get(&mut self, id: SlotId) {
-        let (Some(ring), Some(slot)) = (self.ring.clone(), self.slots.get(&id)) else { return };
+        let (Some(ring), Some(slot)) = (self.ring.clone(), self.slots.get(&id)) else {
+            return;
+        };
         let preference = ring.preference(slot.item.partition);
         let n = (slot.table.definition.n as usize).min(preference.len());
-        let (get, actions) =
-            Get::new(preference, n, slot.item.r as usize, slot.item.strict, self.me, |node| {
-                self.is_up(node)
-            });
+        let (get, actions) = Get::new(
+            preference,
+            n,
+            slot.item.r as usize,
+            slot.item.strict,
+            self.me,
+            |node| self.is_up(node),
+        );
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.get = Some(get);
         }
@@ -173,7 +208,9 @@ impl Machine {
 
     fn do_get(&mut self, id: SlotId, actions: Vec<GetAction>) {
         for action in actions {
-            let Some(slot) = self.slots.get(&id) else { return };
+            let Some(slot) = self.slots.get(&id) else {
+                return;
+            };
             let partition = slot.item.partition;
             let key = slot.item.key.clone();
             match action {
@@ -194,7 +231,11 @@ impl Machine {
                     let needed = slot.item.r;
                     self.counters.quorum_unmet += 1;
                     let may_be_stored = slot.result.is_some();
-                    let refusal = Refusal::QuorumUnmet { needed, got, may_be_stored };
+                    let refusal = Refusal::QuorumUnmet {
+                        needed,
+                        got,
+                        may_be_stored,
+                    };
                     self.answer(id, Response::Refused(refusal));
                 }
                 GetAction::Repair { node, set } => {
@@ -207,11 +248,21 @@ impl Machine {
     }
 
     fn repair(&mut self, node: NodeId, id: SlotId, set: SiblingSet) {
-        let Some(slot) = self.slots.get(&id) else { return };
+        let Some(slot) = self.slots.get(&id) else {
+            return;
+        };
         let (partition, key) = (slot.item.partition, slot.item.key.clone());
         if node == self.me {
-            let mutation = Mutation::Sync { set, max_actors: self.max_actors(&key) };
-            let request = StoreRequest::Update { partition, key, mutation, hints: Vec::new() };
+            let mutation = Mutation::Sync {
+                set,
+                max_actors: self.max_actors(&key),
+            };
+            let request = StoreRequest::Update {
+                partition,
+                key,
+                mutation,
+                hints: Vec::new(),
+            };
             self.store(Job::RepairHere, request);
         } else {
             self.ask(node, AwaitedOf::Nothing, |id| Message::Write {
@@ -226,7 +277,9 @@ impl Machine {
 
     pub(super) fn on_slot_read(&mut self, id: SlotId, reply: Result<StoreReply, StoreError>) {
         match reply {
-            Ok(StoreReply::Row(row)) if matches!(self.stage(id), Some(Stage::LoadingRow { .. })) => {
+            Ok(StoreReply::Row(row))
+                if matches!(self.stage(id), Some(Stage::LoadingRow { .. })) =>
+            {
                 self.on_operation_row(id, row.unwrap_or_default());
             }
             Ok(StoreReply::Row(row)) => {
@@ -270,13 +323,19 @@ impl Machine {
 
     /// R replicas were joined: on to what the request wants of them.
     fn on_read(&mut self, id: SlotId, set: SiblingSet) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         match &slot.item.ask {
             Ask::Get { raw: true } => {
                 let response = if set.is_empty() {
                     Response::Absent { context: None }
                 } else {
-                    Response::Siblings { set, reason: None, raw: true }
+                    Response::Siblings {
+                        set,
+                        reason: None,
+                        raw: true,
+                    }
                 };
                 self.counters.quorum_met += 1;
                 self.answer(id, response);
@@ -290,7 +349,9 @@ impl Machine {
                     let context = (!set.is_empty()).then(|| set.context().clone());
                     self.answer(id, Response::Absent { context });
                 } else {
-                    slot.item.ask = Ask::Delete { client: Some(set.context().clone()) };
+                    slot.item.ask = Ask::Delete {
+                        client: Some(set.context().clone()),
+                    };
                     self.begin(id);
                 }
             }
@@ -308,8 +369,9 @@ impl Machine {
         let preference = ring.preference(slot.item.partition);
         let n = (slot.table.definition.n as usize).min(preference.len());
         let w = slot.item.w as usize;
-        let (put, hints_here) =
-            Put::new(preference, n, w, slot.item.strict, self.me, |node| self.is_up(node));
+        let (put, hints_here) = Put::new(preference, n, w, slot.item.strict, self.me, |node| {
+            self.is_up(node)
+        });
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.put = Some(put);
             slot.hints_here = hints_here;
@@ -323,7 +385,9 @@ impl Machine {
             return;
         }
         let minting = self.fresh_minting();
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         let Some(draft) = slot.draft() else { return };
         let mut limits = slot.table.limits();
         if slot.unfolded {
@@ -334,14 +398,20 @@ impl Machine {
         let request = StoreRequest::Update {
             partition: slot.item.partition,
             key: slot.item.key.clone(),
-            mutation: Mutation::Write { draft, minting, limits },
+            mutation: Mutation::Write {
+                draft,
+                minting,
+                limits,
+            },
             hints: slot.hints_here.clone(),
         };
         self.store(Job::SlotStore(id), request);
     }
 
     pub(super) fn on_slot_stored(&mut self, id: SlotId, reply: Result<StoreReply, StoreError>) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         slot.working = false;
         let outcome = match reply {
             Ok(StoreReply::Updated(outcome)) => outcome,
@@ -356,7 +426,9 @@ impl Machine {
             }
             (Outcome::WantsFold(row), Stage::Storing) => self.fold_write(id, row),
             (Outcome::TooManySiblings(siblings), Stage::Storing) => {
-                let refusal = Refusal::TooManySiblings { siblings: siblings as u32 };
+                let refusal = Refusal::TooManySiblings {
+                    siblings: siblings as u32,
+                };
                 self.answer(id, Response::Refused(refusal));
                 self.retire(id);
             }
@@ -380,7 +452,9 @@ impl Machine {
     /// The write is durable here: to the replicas with it.
     fn replicate(&mut self, id: SlotId, delta: SiblingSet) {
         self.release_item(id);
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         slot.delta = Some(delta);
         let hints_here = std::mem::take(&mut slot.hints_here);
         let actions = slot.put.as_mut().map(Put::on_stored).unwrap_or_default();
@@ -390,12 +464,16 @@ impl Machine {
 
     fn do_put(&mut self, id: SlotId, actions: Vec<PutAction>) {
         for action in actions {
-            let Some(slot) = self.slots.get_mut(&id) else { return };
+            let Some(slot) = self.slots.get_mut(&id) else {
+                return;
+            };
             let partition = slot.item.partition;
             let key = slot.item.key.clone();
             match action {
                 PutAction::Store { node, hint_for } => {
-                    let Some(set) = slot.delta.clone() else { continue };
+                    let Some(set) = slot.delta.clone() else {
+                        continue;
+                    };
                     let message = self.ask(node, AwaitedOf::Write(id), |id| Message::Write {
                         id,
                         partition,
@@ -406,8 +484,11 @@ impl Machine {
                     self.await_message(id, message);
                 }
                 PutAction::HintHere { primary } => {
-                    let request =
-                        StoreRequest::AddHints { partition, key, hints: vec![primary] };
+                    let request = StoreRequest::AddHints {
+                        partition,
+                        key,
+                        hints: vec![primary],
+                    };
                     self.store(Job::SlotHint(primary), request);
                 }
                 PutAction::Answer => {
@@ -415,7 +496,13 @@ impl Machine {
                     if slot.answered {
                         continue;
                     }
-                    if matches!(slot.item.ask, Ask::Put { representation: true, .. }) {
+                    if matches!(
+                        slot.item.ask,
+                        Ask::Put {
+                            representation: true,
+                            ..
+                        }
+                    ) {
                         self.start_get(id);
                     } else if let Some(result) = slot.result.clone() {
                         self.answer(id, result);
@@ -424,7 +511,11 @@ impl Machine {
                 PutAction::Unmet { got } => {
                     self.counters.quorum_unmet += 1;
                     let needed = slot.item.w;
-                    let refusal = Refusal::QuorumUnmet { needed, got, may_be_stored: true };
+                    let refusal = Refusal::QuorumUnmet {
+                        needed,
+                        got,
+                        may_be_stored: true,
+                    };
                     self.answer(id, Response::Refused(refusal));
                 }
             }
@@ -468,7 +559,9 @@ impl Machine {
 
     pub(super) fn on_timer(&mut self, id: SlotId) {
         let now_ms = self.now.monotonic_ms;
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         if now_ms < slot.deadline_ms {
             slot.timer_ms = slot.deadline_ms;
             let next = (slot.timer_ms, id);
@@ -498,15 +591,23 @@ impl Machine {
         if stored {
             self.with_put(id, Put::on_timeout);
         }
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         if !slot.answered && !answered {
             let may_be_stored =
                 writes && (slot.working || stored || matches!(slot.stage, Stage::Forwarded));
             self.counters.quorum_unmet += 1;
-            let refusal = Refusal::QuorumUnmet { needed, got: 0, may_be_stored };
+            let refusal = Refusal::QuorumUnmet {
+                needed,
+                got: 0,
+                may_be_stored,
+            };
             self.answer(id, Response::Refused(refusal));
         }
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         if slot.working {
             // The store or the guest has not come back: what it stored must
             // still reach its replicas.
@@ -523,7 +624,9 @@ impl Machine {
 
     /// Tells the client, once.
     pub(super) fn answer(&mut self, id: SlotId, response: Response) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         if !slot.answered {
             slot.answered = true;
             let origin = slot.origin;
@@ -533,7 +636,9 @@ impl Machine {
 
     /// Forgets a request from which nothing more will come.
     pub(super) fn retire(&mut self, id: SlotId) {
-        let Some(slot) = self.slots.get(&id) else { return };
+        let Some(slot) = self.slots.get(&id) else {
+            return;
+        };
         let done = slot.answered
             && !slot.working
             && slot.get.as_ref().is_none_or(Get::is_finished)
@@ -579,7 +684,10 @@ impl Slot {
     /// What the client had seen, as far as its request says.
     pub(super) fn client(&self) -> Context {
         match &self.item.ask {
-            Ask::Put { client, .. } | Ask::Delete { client: Some(client) } => client.clone(),
+            Ask::Put { client, .. }
+            | Ask::Delete {
+                client: Some(client),
+            } => client.clone(),
             _ => Context::new(),
         }
     }
@@ -587,14 +695,23 @@ impl Slot {
     /// The write that the request asks for.
     pub(super) fn draft(&self) -> Option<Draft> {
         match &self.item.ask {
-            Ask::Put { client, value, content_type, .. } => Some(Draft {
+            Ask::Put {
+                client,
+                value,
+                content_type,
+                ..
+            } => Some(Draft {
                 client: client.clone(),
                 value: Some(value.clone()),
                 content_type: content_type.clone(),
             }),
-            Ask::Delete { client: Some(client) } => {
-                Some(Draft { client: client.clone(), value: None, content_type: Arc::from("") })
-            }
+            Ask::Delete {
+                client: Some(client),
+            } => Some(Draft {
+                client: client.clone(),
+                value: None,
+                content_type: Arc::from(""),
+            }),
             _ => None,
         }
     }

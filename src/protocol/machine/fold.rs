@@ -54,7 +54,9 @@ fn folded_type(siblings: &[GuestSibling], value: &Bytes) -> Arc<str> {
 impl Machine {
     /// Shows a client what was read: as it is, or through the table's module.
     pub(super) fn show(&mut self, id: SlotId, set: SiblingSet) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         let is_data_type = slot.table.is_data_type();
         if set.is_absent() {
             let context = (!set.is_empty()).then(|| set.context().clone());
@@ -72,7 +74,14 @@ impl Machine {
                 .reconciler
                 .as_ref()
                 .map(|name| format!("the reconciler {name} is not known on this node yet"));
-            return self.answer(id, Response::Siblings { set, reason, raw: false });
+            return self.answer(
+                id,
+                Response::Siblings {
+                    set,
+                    reason,
+                    raw: false,
+                },
+            );
         };
         let request = GuestRequest {
             digest: module.digest,
@@ -95,7 +104,9 @@ impl Machine {
             return;
         }
         let minting = self.fresh_minting();
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         let (Some(draft), Some(module)) = (slot.draft(), slot.table.module.clone()) else {
             return self.store_unfolded(id);
         };
@@ -109,7 +120,12 @@ impl Machine {
             render: false,
             max_output_bytes: slot.table.definition.max_value_bytes,
         };
-        slot.stage = Stage::FoldingWrite { base, planned, written, minting };
+        slot.stage = Stage::FoldingWrite {
+            base,
+            planned,
+            written,
+            minting,
+        };
         slot.working = true;
         self.counters.folds_of_writes += 1;
         self.run_guest(id, request);
@@ -137,7 +153,9 @@ impl Machine {
 
     /// Reads the row that an operation is for; `read` is what replicas hold.
     pub(super) fn load_row(&mut self, id: SlotId, read: SiblingSet) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         slot.stage = Stage::LoadingRow { read };
         slot.working = true;
         let (partition, key) = (slot.item.partition, slot.item.key.clone());
@@ -146,18 +164,28 @@ impl Machine {
 
     pub(super) fn on_operation_row(&mut self, id: SlotId, base: Row) {
         let minting = self.fresh_minting();
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         slot.working = false;
         let Stage::LoadingRow { read } = std::mem::replace(&mut slot.stage, Stage::Open) else {
             return;
         };
         let Some(module) = slot.table.module.clone() else {
-            let name = slot.table.definition.reconciler.as_deref().unwrap_or("none").to_owned();
+            let name = slot
+                .table
+                .definition
+                .reconciler
+                .as_deref()
+                .unwrap_or("none")
+                .to_owned();
             let refusal = Refusal::NotReady(format!("its reconciler {name} is not here yet"));
             self.answer(id, Response::Refused(refusal));
             return self.retire(id);
         };
-        let Ask::Operate { operation } = &slot.item.ask else { return };
+        let Ask::Operate { operation } = &slot.item.ask else {
+            return;
+        };
         let mut joined = base.clone();
         joined.set.sync(&read);
         let (planned, dot, written_at_us) = plan_event(joined, &minting);
@@ -166,20 +194,33 @@ impl Machine {
             table: slot.table.name.clone(),
             key: slot.item.key.clone(),
             siblings: guest_siblings(&planned.set),
-            operation: Some(Operation { body: operation.clone(), dot, written_at_us }),
+            operation: Some(Operation {
+                body: operation.clone(),
+                dot,
+                written_at_us,
+            }),
             render: true,
             max_output_bytes: slot.table.definition.max_value_bytes,
         };
-        slot.stage = Stage::Applying { base, planned, event: (dot, written_at_us) };
+        slot.stage = Stage::Applying {
+            base,
+            planned,
+            event: (dot, written_at_us),
+        };
         slot.working = true;
         self.run_guest(id, request);
     }
 
     pub(super) fn on_guest(&mut self, id: SlotId, reply: GuestReply) {
-        if matches!(reply, GuestReply::Failed(_) | GuestReply::Missing | GuestReply::Overloaded) {
+        if matches!(
+            reply,
+            GuestReply::Failed(_) | GuestReply::Missing | GuestReply::Overloaded
+        ) {
             self.counters.failed_folds += 1;
         }
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         slot.working = false;
         match std::mem::replace(&mut slot.stage, Stage::Open) {
             Stage::FoldingRead { set } => {
@@ -187,7 +228,12 @@ impl Machine {
                 self.answer(id, response);
                 self.retire(id);
             }
-            Stage::FoldingWrite { base, planned, written, minting } => match reply {
+            Stage::FoldingWrite {
+                base,
+                planned,
+                written,
+                minting,
+            } => match reply {
                 GuestReply::Done { value, .. } => {
                     let siblings = guest_siblings(&planned.set);
                     let content_type = match &value {
@@ -200,13 +246,25 @@ impl Machine {
                 }
                 _ => self.store_unfolded(id),
             },
-            Stage::Applying { base, planned, event } => match reply {
-                GuestReply::Done { value: Some(state), view: Some(view) } => {
+            Stage::Applying {
+                base,
+                planned,
+                event,
+            } => match reply {
+                GuestReply::Done {
+                    value: Some(state),
+                    view: Some(view),
+                } => {
                     let max_actors = slot.table.definition.max_actors as usize;
                     let row =
                         plan_operation(planned, event, state, Arc::from(STATE_TYPE), max_actors);
                     if self.plan_operation_put(id) {
-                        self.swap(id, base, row.clone(), Stage::SwappingOperation { row, view });
+                        self.swap(
+                            id,
+                            base,
+                            row.clone(),
+                            Stage::SwappingOperation { row, view },
+                        );
                     }
                 }
                 reply => {
@@ -237,18 +295,26 @@ impl Machine {
         if self.plan_put(id) {
             return true;
         }
-        self.fail_write(id, StoreError::Io("the ring is not known any more".to_owned()));
+        self.fail_write(
+            id,
+            StoreError::Io("the ring is not known any more".to_owned()),
+        );
         false
     }
 
     fn swap(&mut self, id: SlotId, base: Row, row: Row, stage: Stage) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         slot.stage = stage;
         slot.working = true;
         let request = StoreRequest::Update {
             partition: slot.item.partition,
             key: slot.item.key.clone(),
-            mutation: Mutation::Replace { expected: base.set.hash(), row },
+            mutation: Mutation::Replace {
+                expected: base.set.hash(),
+                row,
+            },
             hints: slot.hints_here.clone(),
         };
         self.store(Job::SlotStore(id), request);
@@ -256,7 +322,9 @@ impl Machine {
 
     /// The item changed while the guest worked: once more, on what it is now.
     pub(super) fn on_conflict(&mut self, id: SlotId, row: Row, stage: &Stage) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         slot.attempts += 1;
         let give_up = slot.attempts >= MAX_ATTEMPTS;
         match stage {
@@ -279,7 +347,9 @@ impl Machine {
 
     /// Takes the item's turn, or queues for it. True when it is this request's.
     fn take_item(&mut self, id: SlotId) -> bool {
-        let Some(slot) = self.slots.get_mut(&id) else { return false };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return false;
+        };
         if slot.holds_item {
             return true;
         }
@@ -304,7 +374,9 @@ impl Machine {
 
     /// Gives the turn to the next in the queue.
     pub(super) fn release_item(&mut self, id: SlotId) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         if !std::mem::take(&mut slot.holds_item) {
             if matches!(slot.stage, Stage::Queued)
                 && let Some(waiting) = self.busy.get_mut(&slot.item.key)
@@ -314,14 +386,20 @@ impl Machine {
             return;
         }
         let key = slot.item.key.clone();
-        let next = self.busy.get_mut(&key).and_then(|waiting| waiting.pop_front());
+        let next = self
+            .busy
+            .get_mut(&key)
+            .and_then(|waiting| waiting.pop_front());
         match next.and_then(|next| self.slots.get_mut(&next).map(|slot| (next, slot))) {
             Some((next, slot)) => {
                 slot.holds_item = true;
                 self.resumable.push_back(next);
             }
             None => {
-                debug_assert!(next.is_none(), "whoever leaves takes its place in the queue along");
+                debug_assert!(
+                    next.is_none(),
+                    "whoever leaves takes its place in the queue along"
+                );
                 self.busy.remove(&key);
             }
         }
@@ -329,7 +407,9 @@ impl Machine {
 
     /// A queued request got its turn.
     pub(super) fn resume(&mut self, id: SlotId) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         slot.stage = Stage::Open;
         match slot.item.ask {
             Ask::Operate { .. } => self.start_operation(id),
@@ -373,9 +453,14 @@ impl Slot {
         };
         let reason = match reply {
             GuestReply::Done { value: None, .. } => {
-                return Response::Absent { context: Some(set.context().clone()) };
+                return Response::Absent {
+                    context: Some(set.context().clone()),
+                };
             }
-            GuestReply::Done { value: Some(value), view } => {
+            GuestReply::Done {
+                value: Some(value),
+                view,
+            } => {
                 let (value, content_type) = match view {
                     Some(view) => (view.body, view.content_type),
                     None => {
@@ -399,6 +484,10 @@ impl Slot {
             GuestReply::Failed(reason) | GuestReply::BadOperation(reason) => reason,
             GuestReply::Overloaded => "too many folds wait on this node".to_owned(),
         };
-        Response::Siblings { set, reason: Some(reason), raw: false }
+        Response::Siblings {
+            set,
+            reason: Some(reason),
+            raw: false,
+        }
     }
 }

@@ -26,7 +26,7 @@ use super::effect::{
     Address, Effect, GuestRequest, HintId, Input, JobId, RequestId, StoreReply, StoreRequest,
 };
 use super::get::Get;
-use super::hint::{Deliveries, Delivered};
+use super::hint::{Delivered, Deliveries};
 use super::id::{ItemKey, NodeId, Partition, TableId};
 use super::membership::{Identity, Membership, Pace, Persisted};
 use super::message::{ItemRequest, Message, MessageId, Refusal, Response};
@@ -91,13 +91,22 @@ enum Stage {
     /// The store mints and writes.
     Storing,
     /// The guest folds what the write would leave.
-    FoldingWrite { base: Row, planned: Row, written: Written, minting: Minting },
+    FoldingWrite {
+        base: Row,
+        planned: Row,
+        written: Written,
+        minting: Minting,
+    },
     /// The store swaps in the folded row.
     Swapping { written: Written, row: Row },
     /// The store reads the row that an operation is for.
     LoadingRow { read: SiblingSet },
     /// The guest applies the operation.
-    Applying { base: Row, planned: Row, event: (Dot, u64) },
+    Applying {
+        base: Row,
+        planned: Row,
+        event: (Dot, u64),
+    },
     /// The store swaps in the row that the operation made.
     SwappingOperation { row: Row, view: View },
 }
@@ -157,13 +166,23 @@ enum Job {
     SlotGuest(SlotId),
     /// A hint that a slot notes after the fact.
     SlotHint(NodeId),
-    PeerRead { from: NodeId, id: MessageId, hash_only: bool },
-    PeerWrite { from: NodeId, id: MessageId, hint_for: Option<NodeId> },
+    PeerRead {
+        from: NodeId,
+        id: MessageId,
+        hash_only: bool,
+    },
+    PeerWrite {
+        from: NodeId,
+        id: MessageId,
+        hint_for: Option<NodeId>,
+    },
     RepairHere,
     HintBatch(NodeId),
     HintDrop,
     HintCount,
-    Persist { revision: u64 },
+    Persist {
+        revision: u64,
+    },
 }
 
 /// What a machine counts, for `/metrics`.
@@ -274,12 +293,19 @@ impl Machine {
 
     /// One input, at this time.
     pub fn step(&mut self, now: Now, input: Input) -> Vec<Effect> {
-        debug_assert!(now.monotonic_ms >= self.now.monotonic_ms, "monotonic time went back");
+        debug_assert!(
+            now.monotonic_ms >= self.now.monotonic_ms,
+            "monotonic time went back"
+        );
         self.now = now;
         match input {
             Input::Client { request, item } => self.on_client(Origin::Client(request), item),
             Input::Peer { from, message } => self.on_message(from, message),
-            Input::Undelivered { to, message, overloaded } => {
+            Input::Undelivered {
+                to,
+                message,
+                overloaded,
+            } => {
                 self.on_undelivered(to, message, overloaded);
             }
             Input::Disconnected { peer } => self.on_disconnected(peer),
@@ -347,12 +373,17 @@ impl Machine {
 
     /// What was counted so far.
     pub fn counters(&self) -> Counters {
-        Counters { hints_held: self.hints.total(), ..self.counters }
+        Counters {
+            hints_held: self.hints.total(),
+            ..self.counters
+        }
     }
 
     /// Whether clients can be served, or why not.
     pub fn readiness(&self) -> Result<(), String> {
-        self.membership.is_ready(self.now.monotonic_ms).map_err(|why| why.to_string())?;
+        self.membership
+            .is_ready(self.now.monotonic_ms)
+            .map_err(|why| why.to_string())?;
         if self.ring.is_none() {
             return Err("no layout is known yet".to_owned());
         }
@@ -361,7 +392,11 @@ impl Machine {
 
     /// Changes tables or reconcilers, as an operator asks. What changed is
     /// gossiped at once; the shell persists it before it answers.
-    pub fn change_catalog<T>(&mut self, now: Now, change: impl FnOnce(&mut Catalog) -> T) -> (T, Vec<Effect>) {
+    pub fn change_catalog<T>(
+        &mut self,
+        now: Now,
+        change: impl FnOnce(&mut Catalog) -> T,
+    ) -> (T, Vec<Effect>) {
         self.now = now;
         let (result, gossip) = self.membership.change_catalog(change);
         self.on_gossip(gossip);
@@ -386,7 +421,12 @@ impl Machine {
     }
 
     /// Sends a message whose answer is awaited.
-    fn ask(&mut self, node: NodeId, of: AwaitedOf, message: impl FnOnce(MessageId) -> Message) -> MessageId {
+    fn ask(
+        &mut self,
+        node: NodeId,
+        of: AwaitedOf,
+        message: impl FnOnce(MessageId) -> Message,
+    ) -> MessageId {
         debug_assert_ne!(node, self.me, "a node does not write to itself");
         let id = MessageId(self.next_id());
         self.awaited.insert(id, Awaited { node, of });
@@ -400,7 +440,11 @@ impl Machine {
     fn send(&mut self, to: NodeId, message: Message) -> bool {
         match self.membership.address(to).cloned() {
             Some(address) => {
-                self.out.push(Effect::Send { to, address, message });
+                self.out.push(Effect::Send {
+                    to,
+                    address,
+                    message,
+                });
                 true
             }
             None => false,
@@ -436,12 +480,20 @@ impl Machine {
                     self.hints_noted(&[target]);
                 }
             }
-            Job::PeerRead { from, id, hash_only } => self.on_peer_read(from, id, hash_only, reply),
-            Job::PeerWrite { from, id, hint_for } => self.on_peer_written(from, id, hint_for, reply),
+            Job::PeerRead {
+                from,
+                id,
+                hash_only,
+            } => self.on_peer_read(from, id, hash_only, reply),
+            Job::PeerWrite { from, id, hint_for } => {
+                self.on_peer_written(from, id, hint_for, reply)
+            }
             Job::RepairHere | Job::HintDrop => {}
             Job::Persist { revision } => {
                 if reply.is_ok() {
-                    let gossip = self.membership.on_persisted(revision, self.now.monotonic_ms);
+                    let gossip = self
+                        .membership
+                        .on_persisted(revision, self.now.monotonic_ms);
                     self.on_gossip(gossip);
                 }
             }
@@ -464,7 +516,9 @@ impl Machine {
     /// `undelivered`: it was never handed to the network, so what it asked did
     /// not happen.
     fn on_lost(&mut self, id: MessageId, undelivered: bool) {
-        let Some(Awaited { node, of }) = self.awaited.remove(&id) else { return };
+        let Some(Awaited { node, of }) = self.awaited.remove(&id) else {
+            return;
+        };
         match of {
             AwaitedOf::Read(slot) => self.on_read_lost(slot, id, node),
             AwaitedOf::Write(slot) => self.on_write_lost(slot, id, node),
@@ -476,7 +530,8 @@ impl Machine {
 
     fn on_undelivered(&mut self, to: NodeId, message: Message, overloaded: bool) {
         if !overloaded {
-            self.membership.on_undelivered(to, &message, self.now.monotonic_ms);
+            self.membership
+                .on_undelivered(to, &message, self.now.monotonic_ms);
             self.notice_liveness();
         }
         match message {

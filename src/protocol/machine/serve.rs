@@ -15,22 +15,54 @@ impl Machine {
         self.membership.on_heard(from, self.now.monotonic_ms);
         self.notice_liveness();
         match message {
-            Message::Read { id, partition, key, hash_only } => {
-                let job = Job::PeerRead { from, id, hash_only };
+            Message::Read {
+                id,
+                partition,
+                key,
+                hash_only,
+            } => {
+                let job = Job::PeerRead {
+                    from,
+                    id,
+                    hash_only,
+                };
                 self.store(job, StoreRequest::Read { partition, key });
             }
-            Message::Write { id, partition, key, set, hint_for } => {
+            Message::Write {
+                id,
+                partition,
+                key,
+                set,
+                hint_for,
+            } => {
                 if !set.is_well_formed() {
                     let broken = StoreError::Corrupt("a peer sent a malformed state".to_owned());
-                    self.send(from, Message::WriteAnswer { id, answer: Err(Refusal::Storage(broken)) });
+                    self.send(
+                        from,
+                        Message::WriteAnswer {
+                            id,
+                            answer: Err(Refusal::Storage(broken)),
+                        },
+                    );
                     return;
                 }
-                let mutation = Mutation::Sync { set, max_actors: self.max_actors(&key) };
+                let mutation = Mutation::Sync {
+                    set,
+                    max_actors: self.max_actors(&key),
+                };
                 // A hint for oneself is no hint: the write has arrived.
                 let hint_for = hint_for.filter(|primary| *primary != self.me);
                 let hints = hint_for.into_iter().collect();
                 let job = Job::PeerWrite { from, id, hint_for };
-                self.store(job, StoreRequest::Update { partition, key, mutation, hints });
+                self.store(
+                    job,
+                    StoreRequest::Update {
+                        partition,
+                        key,
+                        mutation,
+                        hints,
+                    },
+                );
             }
             Message::ReadAnswer { id, answer } => self.on_read_answer(from, id, answer),
             Message::WriteAnswer { id, answer } => self.on_write_answer(from, id, answer),
@@ -55,7 +87,11 @@ impl Machine {
             }
             Message::FetchModule { digest } => {
                 if let Some(address) = self.membership.address(from).cloned() {
-                    self.out.push(Effect::ServeModule { to: from, address, digest });
+                    self.out.push(Effect::ServeModule {
+                        to: from,
+                        address,
+                        digest,
+                    });
                 }
             }
             Message::Module { digest, bytes } => {
@@ -101,7 +137,10 @@ impl Machine {
             Ok(StoreReply::Row(row)) => {
                 let set = row.map(|row| row.set).unwrap_or_default();
                 Ok(if hash_only {
-                    ReadAnswer::Hash { hash: set.hash(), is_empty: set.is_empty() }
+                    ReadAnswer::Hash {
+                        hash: set.hash(),
+                        is_empty: set.is_empty(),
+                    }
                 } else {
                     ReadAnswer::State(set)
                 })
@@ -134,7 +173,9 @@ impl Machine {
     }
 
     fn on_read_answer(&mut self, from: NodeId, id: MessageId, answer: Result<ReadAnswer, Refusal>) {
-        let Some(awaited) = self.awaited.remove(&id) else { return };
+        let Some(awaited) = self.awaited.remove(&id) else {
+            return;
+        };
         debug_assert_eq!(awaited.node, from);
         if let AwaitedOf::Read(slot) = awaited.of {
             match answer {
@@ -148,7 +189,9 @@ impl Machine {
     }
 
     fn on_write_answer(&mut self, from: NodeId, id: MessageId, answer: Result<(), Refusal>) {
-        let Some(awaited) = self.awaited.remove(&id) else { return };
+        let Some(awaited) = self.awaited.remove(&id) else {
+            return;
+        };
         debug_assert_eq!(awaited.node, from);
         match (awaited.of, answer) {
             (AwaitedOf::Write(slot), Ok(())) => self.on_slot_ack(slot, id, from),

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use super::super::detector::Liveness;
 use super::super::effect::{Effect, Hint, StoreError, StoreReply, StoreRequest};
 use super::super::hint::{Delivered, HINT_BATCH, HINT_INTERVAL_MS};
 use super::super::id::NodeId;
-use super::super::detector::Liveness;
 use super::super::membership::{Gossip, Persisted};
 use super::super::message::{Message, MessageId};
 use super::super::ring::Ring;
@@ -23,7 +23,9 @@ const RECORD_VERSION: u8 = 1;
 impl Machine {
     pub(super) fn tick(&mut self) {
         let now_ms = self.now.monotonic_ms;
-        let gossip = self.membership.tick(now_ms, self.now.wall_us, &mut self.dice);
+        let gossip = self
+            .membership
+            .tick(now_ms, self.now.wall_us, &mut self.dice);
         self.on_gossip(gossip);
         self.notice_liveness();
         for node in self.membership.detector_mut().due_probes(now_ms) {
@@ -48,8 +50,16 @@ impl Machine {
     pub(super) fn on_gossip(&mut self, gossip: Vec<Gossip>) {
         for event in gossip {
             match event {
-                Gossip::Send { to, address, message } => {
-                    self.out.push(Effect::Send { to, address, message });
+                Gossip::Send {
+                    to,
+                    address,
+                    message,
+                } => {
+                    self.out.push(Effect::Send {
+                        to,
+                        address,
+                        message,
+                    });
                 }
                 Gossip::Contact { address, message } => {
                     self.out.push(Effect::Contact { address, message });
@@ -62,9 +72,13 @@ impl Machine {
                     // Peers remember deeds of ours that we do not: nothing that
                     // was minted before may be gone on with.
                     self.incarnation = (self.dice)();
-                    self.out.push(Effect::RenewIncarnation { incarnation: self.incarnation });
+                    self.out.push(Effect::RenewIncarnation {
+                        incarnation: self.incarnation,
+                    });
                 }
-                Gossip::Fault(fault) => self.out.push(Effect::Fault { text: fault.to_string() }),
+                Gossip::Fault(fault) => self.out.push(Effect::Fault {
+                    text: fault.to_string(),
+                }),
             }
         }
     }
@@ -72,7 +86,10 @@ impl Machine {
     /// What a restart needs, as the store keeps it.
     pub(super) fn persist(&mut self, revision: u64) {
         let bytes = self.record();
-        let request = StoreRequest::PutMeta { name: MEMBERSHIP_RECORD, bytes: bytes.into() };
+        let request = StoreRequest::PutMeta {
+            name: MEMBERSHIP_RECORD,
+            bytes: bytes.into(),
+        };
         self.store(Job::Persist { revision }, request);
     }
 
@@ -87,7 +104,9 @@ impl Machine {
 
     /// Reads a membership record; none when the bytes are not one.
     pub fn read_record(bytes: &[u8]) -> Option<Persisted> {
-        let (&RECORD_VERSION, rest) = bytes.split_first()? else { return None };
+        let (&RECORD_VERSION, rest) = bytes.split_first()? else {
+            return None;
+        };
         postcard::from_bytes(rest).ok()
     }
 
@@ -101,12 +120,18 @@ impl Machine {
     }
 
     pub(super) fn on_layout_changed(&mut self) {
-        self.ring = self.membership.layout().map(|layout| Arc::new(Ring::new(Arc::new(layout.clone()))));
+        self.ring = self
+            .membership
+            .layout()
+            .map(|layout| Arc::new(Ring::new(Arc::new(layout.clone()))));
     }
 
     pub(super) fn on_catalog_changed(&mut self) {
         let tables = self.membership.catalog().resolve();
-        self.tables_by_id = tables.values().map(|table| (table.id, table.clone())).collect();
+        self.tables_by_id = tables
+            .values()
+            .map(|table| (table.id, table.clone()))
+            .collect();
         self.tables = Arc::new(tables);
         self.out.push(Effect::CatalogChanged);
         self.fetch_modules();
@@ -122,7 +147,8 @@ impl Machine {
             .into_iter()
             .filter(|digest| !self.modules_held.contains(digest))
             .collect();
-        self.modules_asked_ms.retain(|digest, _| lacking.contains(digest));
+        self.modules_asked_ms
+            .retain(|digest, _| lacking.contains(digest));
         let peers: Vec<NodeId> = self
             .membership
             .members()
@@ -146,13 +172,16 @@ impl Machine {
     fn deliver_hints(&mut self) {
         let now_ms = self.now.monotonic_ms;
         let membership = &self.membership;
-        let due = self
-            .hints
-            .due(now_ms, |node| membership.is_up(node) && membership.address(node).is_some());
+        let due = self.hints.due(now_ms, |node| {
+            membership.is_up(node) && membership.address(node).is_some()
+        });
         for target in due {
             self.store(
                 Job::HintBatch(target),
-                StoreRequest::Hints { target, limit: HINT_BATCH },
+                StoreRequest::Hints {
+                    target,
+                    limit: HINT_BATCH,
+                },
             );
         }
     }
@@ -172,7 +201,13 @@ impl Machine {
         };
         let gone = self.hints.on_loaded(target, &hints);
         self.drop_hints(gone);
-        for Hint { id: hint, partition, key, row } in hints {
+        for Hint {
+            id: hint,
+            partition,
+            key,
+            row,
+        } in hints
+        {
             let Some(row) = row else { continue };
             let delivered = Delivered {
                 id: hint,
@@ -211,15 +246,25 @@ impl Machine {
         }
         let hints = delivered
             .into_iter()
-            .map(|Delivered { id, partition, key, hash }| {
-                let n = self.tables_by_id.get(&key.table()).map(|table| table.definition.n as usize);
-                let stray = match (n, &self.ring) {
-                    (Some(n), Some(ring)) => !ring.primaries(partition, n).contains(&self.me),
-                    // Of a table or ring that is not known nothing is thrown away.
-                    _ => false,
-                };
-                (id, partition, key, hash.filter(|_| stray))
-            })
+            .map(
+                |Delivered {
+                     id,
+                     partition,
+                     key,
+                     hash,
+                 }| {
+                    let n = self
+                        .tables_by_id
+                        .get(&key.table())
+                        .map(|table| table.definition.n as usize);
+                    let stray = match (n, &self.ring) {
+                        (Some(n), Some(ring)) => !ring.primaries(partition, n).contains(&self.me),
+                        // Of a table or ring that is not known nothing is thrown away.
+                        _ => false,
+                    };
+                    (id, partition, key, hash.filter(|_| stray))
+                },
+            )
             .collect();
         self.store(Job::HintDrop, StoreRequest::DropHints { hints });
     }

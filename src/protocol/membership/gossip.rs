@@ -258,8 +258,14 @@ impl Membership {
 
     /// A node that was not running for a while does not know the present.
     pub(super) fn notice_pause(&mut self, now_ms: u64) {
-        let slept_ms = now_ms.saturating_sub(self.gossip.ticked_ms.unwrap_or(now_ms));
-        self.gossip.ticked_ms = Some(now_ms);
+        let Some(ticked_ms) = self.gossip.ticked_ms.replace(now_ms) else {
+            let remembered: Vec<NodeId> = self.others().map(|member| member.node).collect();
+            remembered
+                .into_iter()
+                .for_each(|node| self.detector.expect(node, now_ms));
+            return;
+        };
+        let slept_ms = now_ms.saturating_sub(ticked_ms);
         if slept_ms > AWAY_MS.max(ROUNDS_AWAY * self.pace.gossip_interval_ms) {
             self.gossip.caught_up = false;
             self.gossip.alone = 0;

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::protocol::catalog::TableDefinition;
+use crate::protocol::layout::Candidate;
 
 mod life;
 mod network;
@@ -147,6 +148,50 @@ fn twenty_join_at_once_with_few_layouts() {
     let layout = network.node(names[0]).layout().expect("in a cluster");
     assert_eq!(layout.nodes().len(), 20);
     assert!(layout.version() <= 3, "one change, not twenty: {layout:?}");
+    assert!(settled_ms < 700, "those who wait are told at once");
+}
+
+#[test]
+fn ten_that_join_one_after_another_make_one_layout() {
+    let newcomers: Vec<String> = (0..10).map(|number| format!("new-{number}")).collect();
+    let mut network = Network::new(23, Faults::default());
+    network.add_all(&ABC, &ABC);
+    ABC.iter().for_each(|name| network.start(name));
+    network.settle(&ABC, 3_000).expect("three settle");
+    let version = |network: &Network| network.node("a").layout().expect("in a cluster").version();
+    let before = version(&network);
+    for name in &newcomers {
+        network.add(name, &ABC);
+        network.start(name);
+        let now_ms = network.now_ms();
+        network.run_until(now_ms + 300);
+    }
+    let mut all: Vec<&str> = newcomers.iter().map(String::as_str).collect();
+    all.extend(ABC);
+    let now_ms = network.now_ms();
+    network.settle(&all, now_ms + 3_000).expect("all settle");
+    assert_eq!(version(&network), before + 1);
+}
+
+#[test]
+fn of_two_layouts_of_one_version_everyone_keeps_the_same() {
+    let candidate = |name: &str| Candidate {
+        node: NodeId::of(name),
+        weight_milli: 1_000,
+        zone: "z".into(),
+    };
+    let founding = Layout::founding(32, 3, candidate("a"));
+    let rivals = ["b", "c"].map(|name| founding.next(&[candidate("a"), candidate(name)]));
+    let kept = |order: [&Layout; 3]| {
+        let mut membership = network::lone_membership("a");
+        order
+            .into_iter()
+            .for_each(|layout| membership.take_layout(layout.clone()));
+        membership.layout().expect("one was taken").digest()
+    };
+    let greater = rivals[0].digest().max(rivals[1].digest());
+    assert_eq!(kept([&founding, &rivals[0], &rivals[1]]), greater);
+    assert_eq!(kept([&rivals[1], &rivals[0], &founding]), greater);
 }
 
 #[test]
@@ -254,18 +299,20 @@ fn a_founder_that_dies_while_founding_leaves_no_second_cluster() {
     // Whatever the moment, and whether its disk had it or not.
     for crash_ms in (980..1_200).step_by(4) {
         let mut network = Network::new(crash_ms, Faults::default());
+        network.slow_disks(40);
         network.add_all(&ABC, &ABC);
         network.start("b");
         network.start("a");
         network.run_until(crash_ms);
         network.stop("a");
-        // b is away as well while a comes back.
+        network.run_until(crash_ms + 100);
+        // b, which may have heard of the cluster, is away while a comes back.
         network.stop("b");
         network.start("a");
-        network.run_until(crash_ms + 300);
+        network.run_until(crash_ms + 3_000);
         network.start("b");
         network.start("c");
-        network.settle(&ABC, crash_ms + 4_000).unwrap_or_else(|| {
+        network.settle(&ABC, crash_ms + 6_000).unwrap_or_else(|| {
             panic!("crash at {crash_ms}:\n{}", network.describe());
         });
         assert!(
@@ -333,6 +380,44 @@ fn a_seeking_node_is_not_drawn_into_a_cluster_that_merely_spoke_to_it() {
     network.run_until(30_000);
     assert!(network.node("stranger").cluster().is_some());
     assert_eq!(network.node("b").cluster(), None);
+}
+
+#[test]
+fn an_answer_to_someone_else_is_nobodys_invitation() {
+    let founder_out = |summary: Summary| {
+        let mut founder = network::lone_membership("founder");
+        let founding = founder.tick(10, 10, &mut || 7);
+        let Some(Gossip::Persist { revision }) = founding.first() else {
+            panic!("a founder stores its cluster first: {founding:?}");
+        };
+        founder.on_persisted(*revision, 20);
+        let asked = Message::GossipSummary(summary);
+        let mut out = founder.on_message(NodeId::of("b"), asked, 30, 30);
+        match out.pop() {
+            Some(Gossip::Send { message, .. }) => message,
+            other => panic!("a question is answered: {other:?}"),
+        }
+    };
+    let question = |membership: &mut Membership| {
+        let out = membership.tick(10, 10, &mut || 7);
+        out.into_iter()
+            .find_map(|gossip| match gossip {
+                Gossip::Contact {
+                    message: Message::GossipSummary(summary),
+                    ..
+                } => Some(summary),
+                _ => None,
+            })
+            .expect("a node without a cluster asks")
+    };
+    let mut past = network::seeking_membership("b", 1);
+    let mut present = network::seeking_membership("b", 1_000);
+    let answer = founder_out(question(&mut past));
+    question(&mut present);
+    present.on_message(NodeId::of("founder"), answer.clone(), 40, 40);
+    assert_eq!(present.cluster(), None);
+    past.on_message(NodeId::of("founder"), answer, 40, 40);
+    assert_eq!(past.cluster(), Some(ClusterId(7)));
 }
 
 #[test]

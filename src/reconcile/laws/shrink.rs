@@ -18,23 +18,23 @@ const MAX_PROBES: usize = 400;
 pub(super) fn shrink(
     subject: &dyn Subject,
     mut case: Case,
-    mut finding: Box<Finding>,
+    mut finding: Finding,
 ) -> (Case, Finding) {
     let mut left = MAX_PROBES;
     'smaller: loop {
         for candidate in candidates(&case) {
             if left == 0 || subject.is_spent() {
-                return (case, *finding);
+                return (case, finding);
             }
             left -= 1;
             let probed = probe(subject, &candidate);
             if let Some(found) = probed.finding.filter(|found| found.law == finding.law) {
                 case = candidate;
-                finding = found;
+                finding = *found;
                 continue 'smaller;
             }
         }
-        return (case, *finding);
+        return (case, finding);
     }
 }
 

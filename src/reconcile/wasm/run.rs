@@ -386,16 +386,10 @@ impl Sandbox {
         seed: u64,
         count: u32,
     ) -> Result<Option<Vec<Vec<u8>>>, Failure> {
-        let generate = |index| {
-            let result = self.call::<_, abi::GenerateResult>(
-                loaded,
-                index,
-                (seed, count),
-                MAX_SAMPLES_BYTES,
-            );
-            result.map(|(samples,)| samples)
-        };
-        loaded.exports.generate.map(generate).transpose()
+        let index = loaded.exports.generate;
+        index
+            .map(|index| self.generate(loaded, index, seed, count))
+            .transpose()
     }
 
     /// The module's own sample operations: none when it takes none.
@@ -405,19 +399,23 @@ impl Sandbox {
         seed: u64,
         count: u32,
     ) -> Result<Option<Vec<Vec<u8>>>, Failure> {
-        let generate = |index| {
-            let result = self.call::<_, abi::GenerateResult>(
-                loaded,
-                index,
-                (seed, count),
-                MAX_SAMPLES_BYTES,
-            );
-            result.map(|(samples,)| samples)
-        };
         let exports = loaded.exports.data_type.as_ref();
         exports
-            .map(|exports| generate(exports.operations))
+            .map(|exports| self.generate(loaded, exports.operations, seed, count))
             .transpose()
+    }
+
+    fn generate(
+        &self,
+        loaded: &Loaded,
+        index: ComponentExportIndex,
+        seed: u64,
+        count: u32,
+    ) -> Result<Vec<Vec<u8>>, Failure> {
+        let params: abi::GenerateParams = (seed, count);
+        let (samples,) =
+            self.call::<_, abi::GenerateResult>(loaded, index, params, MAX_SAMPLES_BYTES)?;
+        Ok(samples)
     }
 
     /// Makes an instance and calls `describe`: what a call costs before any

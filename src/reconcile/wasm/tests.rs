@@ -304,8 +304,7 @@ fn compiled_code_is_kept_and_a_damaged_file_is_made_again() {
     };
     let good = std::fs::read(file).expect("compiled code");
 
-    // A hit: the code of another module, put under this one's name with a
-    // checksum that fits, would be run; so the file is what was run.
+    // A miss would write the file anew.
     let before = std::fs::metadata(file)
         .expect("a file")
         .modified()

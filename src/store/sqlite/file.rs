@@ -34,7 +34,7 @@ const APPLICATION_ID: i64 = 0x6b6e_6664;
 
 /// Four rows of 1 KB fit a page, and a page is what an update rewrites; it is
 /// also the page of most file systems and disks.
-const PAGE_BYTES: u32 = 4096;
+pub const PAGE_BYTES: u64 = 4096;
 
 /// Page cache of a writer: the inner pages of a table and index of some ten
 /// million rows.
@@ -103,7 +103,7 @@ pub fn open_writer(path: &Path, max_bytes: Option<u64>) -> Result<(Connection, K
         ))
         .map_err(sqlite)?;
     if let Some(max_bytes) = max_bytes {
-        let pages = (max_bytes / u64::from(PAGE_BYTES)).max(1);
+        let pages = (max_bytes / PAGE_BYTES).max(1);
         connection
             .execute_batch(&format!("PRAGMA max_page_count = {pages}"))
             .map_err(sqlite)?;

@@ -27,6 +27,7 @@ mod reader;
 mod tests;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,7 +43,7 @@ pub use self::open::{
 use self::open::{lock, open_files, rest, wake};
 use self::queue::{Queue, Refused};
 use self::reader::{Query, Reader};
-use self::writer::{Change, Job, Writer};
+use self::writer::{Change, Delivered, Job, Writer};
 use super::row::Damage;
 use super::{Done, Figures, Store};
 use crate::protocol::effect::{StoreError, StoreReply, StoreRequest};
@@ -264,17 +265,8 @@ impl SqliteStore {
     }
 
     /// Hands each file its hints and answers when the last has answered.
-    fn drop_hints(
-        &self,
-        hints: Vec<(
-            crate::protocol::effect::HintId,
-            Partition,
-            ItemKey,
-            Option<crate::protocol::siblings::StateHash>,
-        )>,
-        done: Done,
-    ) {
-        let mut by_file = std::collections::BTreeMap::<u32, Vec<_>>::new();
+    fn drop_hints(&self, hints: Vec<Delivered>, done: Done) {
+        let mut by_file = BTreeMap::<u32, Vec<_>>::new();
         for hint in hints {
             // An id of another file than its item's names no hint.
             let file = file_of(hint.1, self.changes.len());
@@ -282,10 +274,10 @@ impl SqliteStore {
                 by_file.entry(file).or_default().push(hint);
             }
         }
-        let Some(parts) = std::num::NonZeroUsize::new(by_file.len()) else {
+        if by_file.is_empty() {
             return done(Ok(StoreReply::Done));
-        };
-        let gather = Arc::new(Mutex::new((parts.get(), None, Some(done))));
+        }
+        let gather = Arc::new(Mutex::new((by_file.len(), None, Some(done))));
         for (file, hints) in by_file {
             let gather = gather.clone();
             let part_done = move |reply: Result<StoreReply, StoreError>| {

@@ -4,7 +4,7 @@
 //! submitted; each query sees each file at one moment. A reader takes what has
 //! gathered since it last looked and reads it under one snapshot per file.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
@@ -101,9 +101,13 @@ impl Reader {
                 target,
                 limit,
                 answer,
-            } => answer.give(self.hints(target, limit).map(StoreReply::Hints)),
+            } => {
+                let hints = self.hints(target, limit).map_err(|error| meaning(&error));
+                answer.give(hints.map(StoreReply::Hints));
+            }
             Query::CountHints { answer } => {
-                answer.give(self.count_hints().map(StoreReply::HintCounts));
+                let counts = self.count_hints().map_err(|error| meaning(&error));
+                answer.give(counts.map(StoreReply::HintCounts));
             }
             Query::Meta { name, answer } => {
                 let record = self.connections[0]
@@ -136,12 +140,7 @@ impl Reader {
     /// Takes hints from the files in turn, so that none waits for another to be
     /// emptied. A hint whose row is damaged is passed over and stays: the item
     /// is neither delivered nor forgotten.
-    fn hints(&self, target: NodeId, limit: usize) -> Result<Vec<Hint>, StoreError> {
-        self.hints_of_files(target, limit)
-            .map_err(|error| meaning(&error))
-    }
-
-    fn hints_of_files(&self, target: NodeId, limit: usize) -> rusqlite::Result<Vec<Hint>> {
+    fn hints(&self, target: NodeId, limit: usize) -> rusqlite::Result<Vec<Hint>> {
         let mut statements = self
             .connections
             .iter()
@@ -187,27 +186,23 @@ impl Reader {
         Ok(hints)
     }
 
-    fn count_hints(&self) -> Result<Vec<(NodeId, u64)>, StoreError> {
-        let mut counts = std::collections::BTreeMap::new();
+    fn count_hints(&self) -> rusqlite::Result<Vec<(NodeId, u64)>> {
+        let mut counts = BTreeMap::<NodeId, u64>::new();
         for connection in &self.connections {
-            let count = |counts: &mut std::collections::BTreeMap<NodeId, u64>| {
-                let mut statement = connection
-                    .prepare_cached("SELECT target, count(*) FROM hints GROUP BY target")?;
-                let mut rows = statement.query([])?;
-                while let Some(row) = rows.next()? {
-                    let target = NodeId(row.get::<_, i64>(0)?.cast_unsigned());
-                    *counts.entry(target).or_default() += row.get::<_, i64>(1)?.cast_unsigned();
-                }
-                Ok(())
-            };
-            count(&mut counts).map_err(|error: rusqlite::Error| meaning(&error))?;
+            let mut statement =
+                connection.prepare_cached("SELECT target, count(*) FROM hints GROUP BY target")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let target = NodeId(row.get::<_, i64>(0)?.cast_unsigned());
+                *counts.entry(target).or_default() += row.get::<_, i64>(1)?.cast_unsigned();
+            }
         }
         Ok(counts.into_iter().collect())
     }
 }
 
 /// The item that these columns name; none when they are damaged.
-pub fn item_name(partition: i64, key: &[u8]) -> Option<(Partition, ItemKey)> {
+fn item_name(partition: i64, key: &[u8]) -> Option<(Partition, ItemKey)> {
     let partition = u32::try_from(partition).ok().map(Partition)?;
     Some((partition, ItemKey::decode(key)?))
 }

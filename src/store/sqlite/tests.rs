@@ -111,6 +111,40 @@ fn a_damaged_row_is_never_absent_and_harms_no_other() {
 }
 
 #[test]
+fn a_change_that_sqlite_cannot_make_fails_alone() {
+    let dir = dir();
+    let store = open(&dir, 1);
+    // What a damaged page does to those who need it, had at will; it leaves the
+    // transaction open and half done.
+    let name = key("bad");
+    let name = name.as_bytes().iter().map(|byte| format!("{byte:02x}"));
+    let spoil = format!(
+        "CREATE TRIGGER spoil AFTER INSERT ON items WHEN NEW.key = x'{}'
+         BEGIN SELECT RAISE(FAIL, 'spoiled'); END",
+        name.collect::<String>()
+    );
+    tool(&dir, 0).execute_batch(&spoil).expect("spoils");
+    let held = hold(&dir);
+    let first = begin(&store, update(0, "a", write("1", 1), vec![]));
+    until_taken(&store);
+    let target = NodeId(2);
+    let before = begin(&store, update(0, "a", write("2", 1), vec![]));
+    let bad = begin(&store, update(0, "bad", write("x", 1), vec![target]));
+    let after = begin(&store, update(0, "b", write("3", 1), vec![target]));
+    drop(held);
+    for good in [first, before, after] {
+        assert!(good.recv().expect("answered").is_ok());
+    }
+    let refused = bad.recv().expect("answered");
+    assert!(matches!(refused, Err(StoreError::Io(_))), "{refused:?}");
+    assert_eq!(values(&*store, 0, "a"), ["1", "2"]);
+    assert_eq!(values(&*store, 0, "b"), ["3"]);
+    assert_eq!(read(&*store, 0, "bad"), Ok(None));
+    assert_eq!(hints(&*store, target, 9).len(), 1, "only that of b");
+    assert_eq!(store.figures().commits, 3);
+}
+
+#[test]
 fn a_hint_of_a_damaged_row_is_passed_over_and_kept() {
     let dir = dir();
     let store = open(&dir, 1);
@@ -166,6 +200,39 @@ fn hints_come_from_all_files_in_turn() {
     for partition in 0..3 {
         assert_eq!(store.scan(Partition(partition)), Ok(vec![]));
     }
+}
+
+#[test]
+fn what_fails_in_one_file_fails_the_whole_and_can_be_asked_again() {
+    let dir = dir();
+    let store = SqliteStore::open(Options {
+        max_queued_changes: 1,
+        ..options(dir.path(), 2, 7)
+    })
+    .expect("opens");
+    let target = NodeId(2);
+    for partition in 0..2 {
+        ask(&*store, update(partition, "a", write("x", 1), vec![target])).expect("writes");
+    }
+    let drop_both = || StoreRequest::DropHints {
+        hints: hints(&*store, target, 9)
+            .into_iter()
+            .map(|hint| (hint.id, hint.partition, hint.key, None))
+            .collect(),
+    };
+    let held = hold(&dir);
+    let stuck = begin(&store, update(0, "b", write("x", 1), vec![]));
+    until_taken(&store);
+    let waits = begin(&store, update(0, "c", write("x", 1), vec![]));
+    let refused = ask(&*store, drop_both());
+    assert_eq!(refused, Err(StoreError::Overloaded));
+    assert_eq!(hints(&*store, target, 9).len(), 1, "file 1 did its part");
+    drop(held);
+    for waiting in [stuck, waits] {
+        assert!(waiting.recv().expect("answered").is_ok());
+    }
+    assert_eq!(ask(&*store, drop_both()), Ok(StoreReply::Done));
+    assert_eq!(hints(&*store, target, 9), []);
 }
 
 #[test]

@@ -17,19 +17,20 @@
 //!
 //! [`Options::on_failed_commit`]: super::Options::on_failed_commit
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection};
 
-use super::file::{self, meaning};
+use super::file::{self, PAGE_BYTES, meaning};
 use super::queue::Queue;
 use super::{Answer, Durability, Shared};
 use crate::protocol::effect::{HintId, StoreError, StoreReply};
 use crate::protocol::id::{ItemKey, NodeId, Partition};
 use crate::protocol::replica::{Mutation, Outcome, Row, apply};
-use crate::protocol::siblings::StateHash;
+use crate::protocol::siblings::{SiblingSet, StateHash};
 use crate::store::row;
 
 /// How many changes one transaction holds at most: past some hundred, sharing a
@@ -48,6 +49,9 @@ const CHECKPOINT_PAGES: u64 = 4096;
 /// go of it, instead of leaving to the next what they still look at.
 const FORCED_CHECKPOINT_PAGES: u64 = 8 * CHECKPOINT_PAGES;
 
+/// A hint that was delivered, and the state at which its row may go.
+pub type Delivered = (HintId, Partition, ItemKey, Option<StateHash>);
+
 /// What writers are asked.
 pub enum Change {
     Update {
@@ -62,7 +66,7 @@ pub enum Change {
         hints: Vec<NodeId>,
     },
     /// Those of this file.
-    DropHints(Vec<(HintId, Partition, ItemKey, Option<StateHash>)>),
+    DropHints(Vec<Delivered>),
     PutMeta {
         name: &'static str,
         bytes: Bytes,
@@ -90,7 +94,7 @@ impl Change {
     }
 }
 
-fn set_bytes(set: &crate::protocol::siblings::SiblingSet) -> usize {
+fn set_bytes(set: &SiblingSet) -> usize {
     set.siblings()
         .map(|(_, version)| version.value.as_ref().map_or(0, Bytes::len))
         .sum()
@@ -358,7 +362,6 @@ impl<'c> Batch<'c> {
         partition: Partition,
         key: &ItemKey,
     ) -> rusqlite::Result<Result<&mut Held, row::Damage>> {
-        use std::collections::btree_map::Entry;
         let vacant = match self.rows.entry((partition, key.clone())) {
             Entry::Occupied(held) => return Ok(Ok(held.into_mut())),
             Entry::Vacant(vacant) => vacant,
@@ -452,32 +455,37 @@ impl<'c> Batch<'c> {
         shared: &Shared,
     ) -> rusqlite::Result<()> {
         self.other_pages += 3;
+        if let Some(delivered) = then_drop {
+            match self.hold(partition, key)? {
+                Ok(held) => {
+                    let row = held.row.as_ref();
+                    if row.is_some_and(|row| row.set.hash() != delivered) {
+                        return Ok(());
+                    }
+                }
+                // What was delivered was read whole, so this is not it.
+                Err(damage) => {
+                    shared.note_damage(partition, key, &damage);
+                    return Ok(());
+                }
+            }
+        }
         let mut delete = self.connection.prepare_cached(
             "DELETE FROM hints WHERE sequence = ?1 AND partition = ?2 AND key = ?3",
         )?;
-        delete.execute((id.sequence, partition.0, key.as_bytes()))?;
-        let Some(delivered) = then_drop else {
-            return Ok(());
-        };
-        let mut others = self
-            .connection
-            .prepare_cached("SELECT 1 FROM hints WHERE partition = ?1 AND key = ?2")?;
-        if others.exists((partition.0, key.as_bytes()))? {
+        let deleted = delete.execute((id.sequence, partition.0, key.as_bytes()))?;
+        drop(delete);
+        // A hint that was forgotten before says nothing about the row.
+        if then_drop.is_none() || deleted == 0 {
             return Ok(());
         }
-        match self.hold(partition, key)? {
-            Ok(held) => {
-                if held
-                    .row
-                    .as_ref()
-                    .is_some_and(|row| row.set.hash() == delivered)
-                {
-                    held.row = None;
-                    held.changed = true;
-                }
-            }
-            // What was delivered was read whole, so this is not it: it stays.
-            Err(damage) => shared.note_damage(partition, key, &damage),
+        let others = self
+            .connection
+            .prepare_cached("SELECT 1 FROM hints WHERE partition = ?1 AND key = ?2")?
+            .exists((partition.0, key.as_bytes()))?;
+        if !others && let Ok(held) = self.hold(partition, key)? {
+            held.row = None;
+            held.changed = true;
         }
         Ok(())
     }
@@ -508,7 +516,7 @@ impl<'c> Batch<'c> {
                         "UPDATE items SET row = ?2 WHERE id = ?1",
                     )?
                     .execute((id, &buffer[..]))?;
-                    pages += 1 + buffer.len() as u64 / 4096;
+                    pages += 1 + buffer.len() as u64 / PAGE_BYTES;
                 }
                 (None, Some(row)) => {
                     row::encode(key, row, buffer);
@@ -518,7 +526,7 @@ impl<'c> Batch<'c> {
                         "INSERT INTO items(partition, key, row) VALUES(?1, ?2, ?3)",
                     )?
                     .execute((partition.0, key.as_bytes(), &buffer[..]))?;
-                    pages += 2 + buffer.len() as u64 / 4096;
+                    pages += 2 + buffer.len() as u64 / PAGE_BYTES;
                 }
             }
         }

@@ -23,6 +23,27 @@ fn a_dead_node_is_noticed_and_noticed_again_when_it_returns() {
 }
 
 #[test]
+fn members_from_memory_that_never_speak_are_down() {
+    let mut network = Network::new(22, Faults::default());
+    network.add_all(&ABC, &ABC);
+    ABC.iter().for_each(|name| network.start(name));
+    network.settle(&ABC, 3_000).expect("three settle");
+    network.stop("b");
+    network.split(&["b"]);
+    network.start("b");
+    let now_ms = network.now_ms();
+    network.run_until(now_ms + 7_000);
+    let b = network.node("b");
+    assert!(!b.is_up(NodeId::of("a")) && !b.is_up(NodeId::of("c")));
+    assert_eq!(b.is_ready(network.now_ms()), Ok(()));
+    network.heal();
+    let now_ms = network.now_ms();
+    network.run_until(now_ms + 1_100);
+    let b = network.node("b");
+    assert!(b.is_up(NodeId::of("a")) && b.is_up(NodeId::of("c")));
+}
+
+#[test]
 fn a_pause_is_not_a_death_and_the_sleeper_catches_up() {
     let mut network = Network::new(17, Faults::default());
     network.add_all(&ABC, &ABC);

@@ -8,7 +8,7 @@ use super::super::*;
 
 /// How often a node is ticked, as a server does.
 const TICK_MS: u64 = 10;
-/// How long a disk takes.
+/// How long a disk takes unless a test says otherwise.
 const DISK_MS: u64 = 7;
 
 /// What goes wrong with messages.
@@ -70,6 +70,12 @@ pub fn lone_membership(name: &str) -> Membership {
     Membership::new(identity(name, &[]), Pace::default(), None, 1)
 }
 
+/// A node with a seed and no cluster, whose dice fell so at the start.
+pub fn seeking_membership(name: &str, start_dice: u64) -> Membership {
+    let identity = identity(name, &["elsewhere"]);
+    Membership::new(identity, Pace::default(), None, start_dice << 32)
+}
+
 enum Event {
     Arrive {
         from: NodeId,
@@ -104,6 +110,7 @@ struct Host {
 pub struct Network {
     now_ms: u64,
     faults: Faults,
+    disk_ms: u64,
     dice: Box<dyn FnMut() -> u64>,
     hosts: BTreeMap<String, Host>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
@@ -119,6 +126,7 @@ impl Network {
         Network {
             now_ms: 0,
             faults,
+            disk_ms: DISK_MS,
             dice: Box::new(dice(seed)),
             hosts: BTreeMap::new(),
             queue: BinaryHeap::new(),
@@ -226,6 +234,10 @@ impl Network {
 
     pub fn heal(&mut self) {
         self.side.clear();
+    }
+
+    pub fn slow_disks(&mut self, disk_ms: u64) {
+        self.disk_ms = disk_ms;
     }
 
     /// From now on nothing goes wrong.
@@ -398,7 +410,7 @@ impl Network {
                     let (life, bytes) = (host.life, encode(&node.persisted()));
                     assert_eq!(node.revision(), revision);
                     self.plan(
-                        DISK_MS,
+                        self.disk_ms,
                         Event::Stored {
                             name: name.into(),
                             life,
