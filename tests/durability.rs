@@ -26,7 +26,13 @@ type Acknowledged = Vec<(String, String)>;
 
 /// Writes until told to stop: items of its own, and blindly to shared ones.
 /// Nodes die under it, so only what is acknowledged counts.
-fn write(http: &Http, label: &str, w: usize, done: &AtomicUsize, stop: &AtomicBool) -> Acknowledged {
+fn write(
+    http: &Http,
+    label: &str,
+    w: usize,
+    done: &AtomicUsize,
+    stop: &AtomicBool,
+) -> Acknowledged {
     let mut acknowledged = Vec::new();
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -51,10 +57,7 @@ fn write(http: &Http, label: &str, w: usize, done: &AtomicUsize, stop: &AtomicBo
 }
 
 /// Lets writers write while `disturb` is called again and again.
-fn write_under(
-    targets: &[(Http, usize)],
-    mut disturb: impl FnMut(usize),
-) -> Acknowledged {
+fn write_under(targets: &[(Http, usize)], mut disturb: impl FnMut(usize)) -> Acknowledged {
     let (done, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
@@ -72,7 +75,9 @@ fn write_under(
             disturb(kill);
         }
         stop.store(true, Ordering::Relaxed);
-        let finished = writers.into_iter().map(|writer| writer.join().expect("a writer"));
+        let finished = writers
+            .into_iter()
+            .map(|writer| writer.join().expect("a writer"));
         finished.flatten().collect()
     })
 }
@@ -95,7 +100,11 @@ fn check(http: &Http, query: &str, acknowledged: &[(String, String)]) {
         let mut dots: Vec<&str> = siblings.iter().map(|sibling| &*sibling.dot).collect();
         dots.sort_unstable();
         dots.dedup();
-        assert_eq!(dots.len(), siblings.len(), "a dot names two writes to {path}");
+        assert_eq!(
+            dots.len(),
+            siblings.len(),
+            "a dot names two writes to {path}"
+        );
         blind += usize::from(expected.len() > 1);
     }
     assert_eq!(blind, BLIND_ITEMS, "the blind writers wrote");

@@ -45,7 +45,9 @@ fn a_value_comes_back_as_it_was_written_from_any_node() {
     let cluster = cluster();
     let path = item("raw", "round-trip");
     let value: Vec<u8> = (0..=255).cycle().take(10_000).collect();
-    let request = Request::put(&path, value.clone()).content_type("image/x-test; v=1").unwrap();
+    let request = Request::put(&path, value.clone())
+        .content_type("image/x-test; v=1")
+        .unwrap();
     let written = cluster.at(0).send(request).is(204);
     assert!(written.body.is_empty());
     for node in &cluster.nodes {
@@ -54,7 +56,11 @@ fn a_value_comes_back_as_it_was_written_from_any_node() {
         assert_eq!(read.header("content-type"), Some("image/x-test; v=1"));
         assert_eq!(read.header("kinfold-siblings"), Some("1"));
         assert_eq!(read.header("kinfold-reconciler"), None);
-        assert_eq!(read.token(), written.token(), "a lone writer has seen all there is");
+        assert_eq!(
+            read.token(),
+            written.token(),
+            "a lone writer has seen all there is"
+        );
 
         let head = node.http().send(Request::new(Method::HEAD, &path)).is(200);
         assert!(head.body.is_empty());
@@ -67,7 +73,10 @@ fn a_value_comes_back_as_it_was_written_from_any_node() {
     cluster.at(1).put_with(&path, "", &written.token()).is(204);
     let read = cluster.at(2).get(&path).is(200);
     assert!(read.body.is_empty());
-    assert_eq!(read.header("content-type"), Some("application/octet-stream"));
+    assert_eq!(
+        read.header("content-type"),
+        Some("application/octet-stream")
+    );
 }
 
 #[test]
@@ -75,8 +84,21 @@ fn keys_are_any_bytes() {
     let cluster = cluster();
     const LONG: [u8; 2048] = [0xff; 2048];
     let keys: Vec<&'static [u8]> = vec![
-        b"\0", b"\0\0", b"a/b", b"a%2Fb", b"\xff\xfe", b".", b"..", b"%", b"?a=b", b"#", b" ", b"+",
-        "\u{e4}".as_bytes(), b"operations", &LONG,
+        b"\0",
+        b"\0\0",
+        b"a/b",
+        b"a%2Fb",
+        b"\xff\xfe",
+        b".",
+        b"..",
+        b"%",
+        b"?a=b",
+        b"#",
+        b" ",
+        b"+",
+        "\u{e4}".as_bytes(),
+        b"operations",
+        &LONG,
     ];
     for (index, key) in keys.iter().enumerate() {
         cluster.at(index % 3).put(&item("raw", key), *key).is(204);
@@ -84,21 +106,31 @@ fn keys_are_any_bytes() {
     for (index, key) in keys.iter().enumerate() {
         let read = cluster.at((index + 1) % 3).get(&item("raw", key)).is(200);
         assert_eq!(read.body, *key, "{key:?}");
-        assert_eq!(read.header("kinfold-siblings"), Some("1"), "{key:?} is no other key");
+        assert_eq!(
+            read.header("kinfold-siblings"),
+            Some("1"),
+            "{key:?} is no other key"
+        );
     }
     // Encoding is a matter of taste, and every byte has one meaning.
     let raw = |path: &str| format!("/v1/tables/raw/items/{path}");
     assert_eq!(cluster.at(0).get(&raw("a%2fb")).is(200).text(), "a/b");
     assert_eq!(cluster.at(0).get(&raw("%61%2F%62")).is(200).text(), "a/b");
     assert_eq!(cluster.at(0).get(&raw("%00")).is(200).body, b"\0"[..]);
-    assert_eq!(cluster.at(0).get(&raw("%FF%fe")).is(200).body, b"\xff\xfe"[..]);
+    assert_eq!(
+        cluster.at(0).get(&raw("%FF%fe")).is(200).body,
+        b"\xff\xfe"[..]
+    );
 
     let detail = cluster.at(0).get(&raw("a/b")).refused(400, "bad_request");
     assert!(detail.contains("%2F"), "{detail}");
     let detail = cluster.at(0).get(&raw("a%2")).refused(400, "bad_request");
     assert!(detail.contains("%25"), "{detail}");
     cluster.at(0).get(&raw("")).refused(400, "bad_request");
-    let detail = cluster.at(0).put(&item("raw", [b'k'; 2049]), "v").refused(413, "too_large");
+    let detail = cluster
+        .at(0)
+        .put(&item("raw", [b'k'; 2049]), "v")
+        .refused(413, "too_large");
     assert!(detail.contains("2048"), "{detail}");
 }
 
@@ -107,17 +139,27 @@ fn a_context_makes_the_difference_between_superseding_and_standing_beside() {
     let cluster = cluster();
     let path = item("raw", "contexts");
     let first = cluster.at(0).put(&path, "first").is(204).token();
-    let second = cluster.at(1).put_with(&path, "second", &first).is(204).token();
+    let second = cluster
+        .at(1)
+        .put_with(&path, "second", &first)
+        .is(204)
+        .token();
     assert_eq!(cluster.at(2).get(&path).is(200).text(), "second");
 
     // Blind: it supersedes nothing. So does one whose writer saw less.
     cluster.at(2).put(&path, "blind").is(204);
     cluster.at(0).put_with(&path, "late", &first).is(204);
-    assert_eq!(values(&cluster.at(1).siblings(&path)), [&b"blind"[..], b"late", b"second"]);
+    assert_eq!(
+        values(&cluster.at(1).siblings(&path)),
+        [&b"blind"[..], b"late", b"second"]
+    );
 
     // The token of a write covers that write and what its client had seen.
     cluster.at(1).put_with(&path, "third", &second).is(204);
-    assert_eq!(values(&cluster.at(2).siblings(&path)), [&b"blind"[..], b"late", b"third"]);
+    assert_eq!(
+        values(&cluster.at(2).siblings(&path)),
+        [&b"blind"[..], b"late", b"third"]
+    );
 
     // The token of a read covers everything that was read.
     let all = cluster.at(0).get(&path).is(300).token();
@@ -130,7 +172,11 @@ fn a_context_that_was_changed_or_is_anothers_is_refused() {
     let cluster = cluster();
     let path = item("raw", "tampered");
     let token = cluster.at(0).put(&path, "v").is(204).token();
-    let mut wrong: Vec<String> = vec!["x".into(), token[1..].into(), token[..token.len() - 1].into()];
+    let mut wrong: Vec<String> = vec![
+        "x".into(),
+        token[1..].into(),
+        token[..token.len() - 1].into(),
+    ];
     for place in 0..token.len() {
         let mut bytes = token.clone().into_bytes();
         bytes[place] = if bytes[place] == b'A' { b'B' } else { b'A' };
@@ -142,7 +188,10 @@ fn a_context_that_was_changed_or_is_anothers_is_refused() {
         reply.refused(400, "invalid_context");
     }
     for other in [item("raw", "tampered2"), item("small", "tampered")] {
-        cluster.at(1).put_with(&other, "foreign", &token).refused(400, "invalid_context");
+        cluster
+            .at(1)
+            .put_with(&other, "foreign", &token)
+            .refused(400, "invalid_context");
         let request = Request::delete(&other).context(&token).unwrap();
         cluster.at(1).send(request).refused(400, "invalid_context");
         cluster.at(1).get(&other).refused(404, "not_found");
@@ -155,7 +204,9 @@ fn unresolved_siblings_are_shown_as_json_and_as_multipart() {
     let cluster = cluster();
     let path = item("raw", "siblings");
     let left = b"left\r\n--kinfold-\r\n\x00".to_vec();
-    let request = Request::put(&path, left.clone()).content_type("text/x-left").unwrap();
+    let request = Request::put(&path, left.clone())
+        .content_type("text/x-left")
+        .unwrap();
     cluster.at(0).send(request).is(204);
     cluster.at(1).put(&path, "right").is(204);
 
@@ -169,7 +220,11 @@ fn unresolved_siblings_are_shown_as_json_and_as_multipart() {
     for sibling in &siblings {
         humantime::parse_rfc3339(&sibling.written_at).expect("RFC 3339");
     }
-    assert_eq!(cluster.at(0).siblings(&path), siblings, "any node shows the same");
+    assert_eq!(
+        cluster.at(0).siblings(&path),
+        siblings,
+        "any node shows the same"
+    );
 
     let request = with(Request::get(&path), "accept", "multipart/mixed");
     let reply = cluster.at(0).send(request).is(300);
@@ -178,7 +233,10 @@ fn unresolved_siblings_are_shown_as_json_and_as_multipart() {
     let body = String::from_utf8(reply.body.to_vec()).unwrap();
     let mut parts: Vec<(&str, &str)> = body
         .split(&format!("--{boundary}"))
-        .map(|part| part.strip_prefix("\r\n").and_then(|part| part.strip_suffix("\r\n")))
+        .map(|part| {
+            part.strip_prefix("\r\n")
+                .and_then(|part| part.strip_suffix("\r\n"))
+        })
         .filter_map(|part| part?.split_once("\r\n\r\n"))
         .collect();
     parts.sort_by_key(|(_, value)| *value);
@@ -186,9 +244,18 @@ fn unresolved_siblings_are_shown_as_json_and_as_multipart() {
     assert_eq!(parts.len(), 2);
     for ((head, value), sibling) in parts.iter().zip(&siblings) {
         assert_eq!(value.as_bytes(), sibling.value.as_deref().unwrap());
-        assert!(head.contains(&format!("Content-Type: {}", sibling.content_type)), "{head}");
-        assert!(head.contains(&format!("Kinfold-Dot: {}", sibling.dot)), "{head}");
-        assert!(head.contains(&format!("Kinfold-Written-At: {}", sibling.written_at)), "{head}");
+        assert!(
+            head.contains(&format!("Content-Type: {}", sibling.content_type)),
+            "{head}"
+        );
+        assert!(
+            head.contains(&format!("Kinfold-Dot: {}", sibling.dot)),
+            "{head}"
+        );
+        assert!(
+            head.contains(&format!("Kinfold-Written-At: {}", sibling.written_at)),
+            "{head}"
+        );
     }
 
     let request = with(Request::get(&path), "accept", "text/html");
@@ -196,7 +263,11 @@ fn unresolved_siblings_are_shown_as_json_and_as_multipart() {
 
     // A deletion beside a value is a sibling without a value.
     let seen = cluster.at(1).get(&path).is(300).token();
-    let settled = cluster.at(0).put_with(&path, "settled", &seen).is(204).token();
+    let settled = cluster
+        .at(0)
+        .put_with(&path, "settled", &seen)
+        .is(204)
+        .token();
     cluster.at(1).put_with(&path, "kept", &settled).is(204);
     let request = Request::delete(&path).context(&settled).unwrap();
     cluster.at(2).send(request).is(204);
@@ -215,8 +286,14 @@ fn raw_siblings_are_shown_whatever_the_reconciler() {
     assert_eq!(reply.header("content-type"), Some("application/json"));
     assert_eq!(values(&reply.siblings()), [b"{}"]);
     cluster.at(1).get(&format!("{path}?siblings=false")).is(200);
-    cluster.at(1).get(&format!("{path}?siblings=yes")).refused(400, "bad_request");
-    cluster.at(1).get(&format!("{}?siblings=true", item("raw", "none"))).refused(404, "not_found");
+    cluster
+        .at(1)
+        .get(&format!("{path}?siblings=yes"))
+        .refused(400, "bad_request");
+    cluster
+        .at(1)
+        .get(&format!("{}?siblings=true", item("raw", "none")))
+        .refused(404, "not_found");
 }
 
 #[test]
@@ -233,7 +310,10 @@ fn two_interleaved_writers_never_make_more_than_two_siblings() {
             let node = cluster.at((round + writer * 2) % 3);
             let value = format!("{round} of {name}");
             tokens[writer] = node.put_with(&path, value, &tokens[writer]).is(204).token();
-            let read = cluster.at(round % 3).get(&format!("{path}?siblings=true&r=all")).is(200);
+            let read = cluster
+                .at(round % 3)
+                .get(&format!("{path}?siblings=true&r=all"))
+                .is(200);
             assert_eq!(read.siblings().len(), 2, "after {round} of {name}");
         }
     }
@@ -253,7 +333,11 @@ fn a_delete_deletes_what_was_seen() {
     let deleted = cluster.at(1).delete(&path).is(204).token();
     for node in &cluster.nodes {
         let reply = node.http().get(&path).is(404);
-        assert_eq!(reply.token(), deleted, "a tombstone's 404 says what it covers");
+        assert_eq!(
+            reply.token(),
+            deleted,
+            "a tombstone's 404 says what it covers"
+        );
         reply.refused(404, "not_found");
         node.http().delete(&path).refused(404, "not_found");
     }
@@ -261,7 +345,11 @@ fn a_delete_deletes_what_was_seen() {
     // goes on from it.
     cluster.at(2).put_with(&path, "late", &first).is(204);
     assert_eq!(cluster.at(0).siblings(&path).len(), 2);
-    let seen = cluster.at(0).get(&format!("{path}?siblings=true")).is(200).token();
+    let seen = cluster
+        .at(0)
+        .get(&format!("{path}?siblings=true"))
+        .is(200)
+        .token();
     cluster.at(1).put_with(&path, "again", &seen).is(204);
     assert_eq!(cluster.at(2).get(&path).is(200).text(), "again");
     // With an old context it deletes nothing newer.
@@ -274,27 +362,59 @@ fn a_delete_deletes_what_was_seen() {
 fn quorums_are_asked_for_by_request() {
     let cluster = cluster();
     let path = item("raw", "quorums");
-    for query in ["w=1", "w=2", "w=3", "w=quorum", "w=all&quorum=strict", "quorum=sloppy&timeout_ms=9000"] {
+    for query in [
+        "w=1",
+        "w=2",
+        "w=3",
+        "w=quorum",
+        "w=all&quorum=strict",
+        "quorum=sloppy&timeout_ms=9000",
+    ] {
         let seen = cluster.at(0).get(&format!("{path}?r=all"));
         let mut request = Request::put(format!("{path}?{query}"), query);
         if let Some(token) = seen.context() {
             request = request.context(token).unwrap();
         }
         cluster.at(1).send(request).is(204);
-        assert_eq!(cluster.at(2).get(&format!("{path}?r=all")).is(200).text(), query);
+        assert_eq!(
+            cluster.at(2).get(&format!("{path}?r=all")).is(200).text(),
+            query
+        );
     }
-    for query in ["r=1", "r=2", "r=3", "r=quorum", "r=all&quorum=strict", "r=1&w=3&timeout_ms=60000"] {
+    for query in [
+        "r=1",
+        "r=2",
+        "r=3",
+        "r=quorum",
+        "r=all&quorum=strict",
+        "r=1&w=3&timeout_ms=60000",
+    ] {
         cluster.at(1).get(&format!("{path}?{query}")).is(200);
     }
     for query in ["r=0", "r=4", "r=-1", "r=most", "r=", "w=4", "w=1.5"] {
-        let detail = cluster.at(0).get(&format!("{path}?{query}")).refused(400, "invalid_quorum");
+        let detail = cluster
+            .at(0)
+            .get(&format!("{path}?{query}"))
+            .refused(400, "invalid_quorum");
         assert!(detail.contains("1..=3"), "{query}: {detail}");
     }
-    cluster.at(0).put(&format!("{path}?w=4"), "v").refused(400, "invalid_quorum");
-    for query in ["quorum=loose", "timeout_ms=0", "timeout_ms=60001", "timeout_ms=soon"] {
+    cluster
+        .at(0)
+        .put(&format!("{path}?w=4"), "v")
+        .refused(400, "invalid_quorum");
+    for query in [
+        "quorum=loose",
+        "timeout_ms=0",
+        "timeout_ms=60001",
+        "timeout_ms=soon",
+    ] {
         let reply = cluster.at(0).get(&format!("{path}?{query}")).is(400);
         let name = query.split('=').next().unwrap();
-        assert!(reply.problem().detail.contains(name), "{query}: {}", reply.problem().detail);
+        assert!(
+            reply.problem().detail.contains(name),
+            "{query}: {}",
+            reply.problem().detail
+        );
     }
 }
 
@@ -312,26 +432,50 @@ fn what_is_not_known_is_refused_and_named() {
     ] {
         let shown = format!("{request:?}");
         let detail = cluster.at(0).send(request).refused(400, "bad_request");
-        assert!(detail.contains("\"q\"") || detail.contains("\"siblings\""), "{shown}: {detail}");
+        assert!(
+            detail.contains("\"q\"") || detail.contains("\"siblings\""),
+            "{shown}: {detail}"
+        );
     }
-    cluster.at(0).get(&format!("{path}?r=1&r=1")).refused(400, "bad_request");
+    cluster
+        .at(0)
+        .get(&format!("{path}?r=1&r=1"))
+        .refused(400, "bad_request");
 
     let nowhere = item("nowhere", "k");
     cluster.at(0).get(&nowhere).refused(404, "no_such_table");
-    cluster.at(0).put(&nowhere, "v").refused(404, "no_such_table");
+    cluster
+        .at(0)
+        .put(&nowhere, "v")
+        .refused(404, "no_such_table");
     cluster.at(0).delete(&nowhere).refused(404, "no_such_table");
-    cluster.at(0).post(&format!("{nowhere}/operations"), "{}").refused(404, "no_such_table");
-    for path in ["/", "/v1", "/v2/tables", "/v1/tables/raw/item/k", "/v1/tables/raw/items"] {
+    cluster
+        .at(0)
+        .post(&format!("{nowhere}/operations"), "{}")
+        .refused(404, "no_such_table");
+    for path in [
+        "/",
+        "/v1",
+        "/v2/tables",
+        "/v1/tables/raw/item/k",
+        "/v1/tables/raw/items",
+    ] {
         cluster.at(0).get(path).refused(404, "not_found");
     }
-    let reply = cluster.at(0).send(Request::new(Method::PATCH, &path)).is(405);
+    let reply = cluster
+        .at(0)
+        .send(Request::new(Method::PATCH, &path))
+        .is(405);
     assert_eq!(reply.header("allow"), Some("GET, HEAD, PUT, DELETE"));
     reply.refused(405, "method_not_allowed");
     // What cannot be promised is not ignored either.
     let request = with(Request::put(&path, "v"), "if-match", "\"x\"");
     cluster.at(0).send(request).refused(400, "bad_request");
     let request = with(Request::put(&path, "v"), "content-encoding", "gzip");
-    cluster.at(0).send(request).refused(415, "unsupported_media_type");
+    cluster
+        .at(0)
+        .send(request)
+        .refused(415, "unsupported_media_type");
     cluster.at(0).get(&path).refused(404, "not_found");
 }
 
@@ -342,10 +486,16 @@ fn a_writer_may_ask_for_what_a_read_would_give() {
         with(Request::put(path, value), "prefer", "return=representation")
     };
     let path = item("raw", "representation");
-    let reply = cluster.at(0).send(represent(&path, "one").content_type("text/x-one").unwrap()).is(200);
+    let reply = cluster
+        .at(0)
+        .send(represent(&path, "one").content_type("text/x-one").unwrap())
+        .is(200);
     assert_eq!(reply.text(), "one");
     assert_eq!(reply.header("content-type"), Some("text/x-one"));
-    assert_eq!(reply.header("preference-applied"), Some("return=representation"));
+    assert_eq!(
+        reply.header("preference-applied"),
+        Some("return=representation")
+    );
     let read = cluster.at(1).get(&format!("{path}?r=all")).is(200);
     assert_eq!(reply.header("etag"), read.header("etag"));
     assert_eq!(reply.token(), read.token());
@@ -356,7 +506,10 @@ fn a_writer_may_ask_for_what_a_read_would_give() {
 
     let path = item("profiles", "representation");
     cluster.at(0).put(&path, "older").is(204);
-    assert_eq!(cluster.at(1).send(represent(&path, "newer")).is(200).text(), "newer");
+    assert_eq!(
+        cluster.at(1).send(represent(&path, "newer")).is(200).text(),
+        "newer"
+    );
 }
 
 #[test]
@@ -364,15 +517,32 @@ fn an_unchanged_item_is_not_sent_again() {
     let cluster = cluster();
     let path = item("raw", "etag");
     let token = cluster.at(0).put(&path, "one").is(204).token();
-    let etag = cluster.at(1).get(&path).is(200).header("etag").unwrap().to_owned();
-    for given in [etag.clone(), format!("W/{etag}"), format!("\"other\", {etag}"), "*".to_owned()] {
-        let reply = cluster.at(2).send(with(Request::get(&path), "if-none-match", &given)).is(304);
+    let etag = cluster
+        .at(1)
+        .get(&path)
+        .is(200)
+        .header("etag")
+        .unwrap()
+        .to_owned();
+    for given in [
+        etag.clone(),
+        format!("W/{etag}"),
+        format!("\"other\", {etag}"),
+        "*".to_owned(),
+    ] {
+        let reply = cluster
+            .at(2)
+            .send(with(Request::get(&path), "if-none-match", &given))
+            .is(304);
         assert!(reply.body.is_empty());
         assert_eq!(reply.header("etag"), Some(&*etag));
         assert_eq!(reply.token(), token);
     }
     cluster.at(0).put_with(&path, "two", &token).is(204);
-    let reply = cluster.at(2).send(with(Request::get(&path), "if-none-match", &etag)).is(200);
+    let reply = cluster
+        .at(2)
+        .send(with(Request::get(&path), "if-none-match", &etag))
+        .is(200);
     assert_eq!(reply.text(), "two");
     assert_ne!(reply.header("etag"), Some(&*etag));
 }
@@ -381,12 +551,17 @@ fn an_unchanged_item_is_not_sent_again() {
 /// the first answer's head is complete.
 fn raw_exchange(port: u16, request: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
     while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
-        match stream.read(&mut buffer).expect("an answer, though no body was sent") {
+        match stream
+            .read(&mut buffer)
+            .expect("an answer, though no body was sent")
+        {
             0 => break,
             count => answer.extend_from_slice(&buffer[..count]),
         }
@@ -399,7 +574,10 @@ fn what_is_too_large_is_refused_before_it_is_sent() {
     let cluster = cluster();
     let path = item("small", "large");
     cluster.at(0).put(&path, vec![7; 1024]).is(204);
-    let detail = cluster.at(1).put(&path, vec![7; 1025]).refused(413, "too_large");
+    let detail = cluster
+        .at(1)
+        .put(&path, vec![7; 1025])
+        .refused(413, "too_large");
     assert!(detail.contains("1024"), "{detail}");
     assert_eq!(cluster.at(2).siblings(&path).len(), 1);
 
@@ -411,7 +589,10 @@ fn what_is_too_large_is_refused_before_it_is_sent() {
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     let polite = format!("{head}Content-Length: 4096\r\nExpect: 100-continue\r\n\r\n");
     let answer = raw_exchange(port, &polite);
-    assert!(answer.starts_with("HTTP/1.1 413 "), "no invitation comes first: {answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 413 "),
+        "no invitation comes first: {answer}"
+    );
     // Of unknown length: refused at the first byte over it, with more to come.
     let endless = format!(
         "{head}Transfer-Encoding: chunked\r\n\r\n800\r\n{}\r\n",
@@ -428,7 +609,10 @@ fn sort_keys_name_items_within_a_partition_key() {
     let path = |partition: &[u8], sort: &[u8]| item_path("sorted", partition, Some(sort));
     let sorts: [&[u8]; 5] = [b"1", b"2", b"\0/", b"\xff", b"operations"];
     for (index, sort) in sorts.iter().enumerate() {
-        cluster.at(index % 3).put(&path(b"day", sort), *sort).is(204);
+        cluster
+            .at(index % 3)
+            .put(&path(b"day", sort), *sort)
+            .is(204);
     }
     cluster.at(0).put(&path(b"da", b"y1"), "another").is(204);
     for (index, sort) in sorts.iter().enumerate() {
@@ -437,17 +621,38 @@ fn sort_keys_name_items_within_a_partition_key() {
         assert_eq!(read.header("kinfold-siblings"), Some("1"));
     }
     let token = cluster.at(0).get(&path(b"day", b"1")).is(200).token();
-    cluster.at(0).put_with(&path(b"day", b"2"), "v", &token).refused(400, "invalid_context");
+    cluster
+        .at(0)
+        .put_with(&path(b"day", b"2"), "v", &token)
+        .refused(400, "invalid_context");
     cluster.at(1).delete(&path(b"day", b"1")).is(204);
-    cluster.at(2).get(&path(b"day", b"1")).refused(404, "not_found");
+    cluster
+        .at(2)
+        .get(&path(b"day", b"1"))
+        .refused(404, "not_found");
     cluster.at(2).get(&path(b"day", b"2")).is(200);
 
-    cluster.at(0).get(&item("sorted", "day")).refused(400, "bad_request");
-    cluster.at(0).get(&path(b"day", b"")).refused(400, "bad_request");
-    cluster.at(0).get(&format!("{}/3", path(b"day", b"1"))).refused(400, "bad_request");
-    cluster.at(0).put(&path(b"day", &[1; 1025]), "v").refused(413, "too_large");
+    cluster
+        .at(0)
+        .get(&item("sorted", "day"))
+        .refused(400, "bad_request");
+    cluster
+        .at(0)
+        .get(&path(b"day", b""))
+        .refused(400, "bad_request");
+    cluster
+        .at(0)
+        .get(&format!("{}/3", path(b"day", b"1")))
+        .refused(400, "bad_request");
+    cluster
+        .at(0)
+        .put(&path(b"day", &[1; 1025]), "v")
+        .refused(413, "too_large");
     cluster.at(0).put(&path(b"day", &[1; 1024]), "v").is(204);
-    cluster.at(0).get(&item_path("raw", b"day", Some(b"1"))).refused(400, "bad_request");
+    cluster
+        .at(0)
+        .get(&item_path("raw", b"day", Some(b"1")))
+        .refused(400, "bad_request");
 }
 
 #[test]
@@ -466,13 +671,19 @@ fn a_data_type_takes_operations_and_nothing_else_does() {
         reply.refused(400, "bad_operation");
     }
     assert_eq!(cluster.at(0).get(&path).is(200).document(), json!(-2));
-    cluster.at(0).get(&format!("{path}/operations")).refused(405, "method_not_allowed");
+    cluster
+        .at(0)
+        .get(&format!("{path}/operations"))
+        .refused(405, "method_not_allowed");
     cluster.at(0).delete(&path).is(204);
     cluster.at(1).get(&path).refused(404, "not_found");
     assert_eq!(cluster.at(2).operate(&path, json!({"add": 1})), json!(1));
 
     let raw = format!("{}/operations", item("raw", "visits"));
-    cluster.at(0).post(&raw, r#"{"add": 1}"#).refused(405, "method_not_allowed");
+    cluster
+        .at(0)
+        .post(&raw, r#"{"add": 1}"#)
+        .refused(405, "method_not_allowed");
 }
 
 #[test]
@@ -482,11 +693,17 @@ fn too_many_siblings_are_refused_and_can_be_mended() {
     for value in ["1", "2", "3"] {
         cluster.at(0).put(&format!("{path}?w=all"), value).is(204);
     }
-    let detail = cluster.at(1).put(&path, "4").refused(409, "too_many_siblings");
+    let detail = cluster
+        .at(1)
+        .put(&path, "4")
+        .refused(409, "too_many_siblings");
     assert!(detail.contains('4') || detail.contains('3'), "{detail}");
     let all = cluster.at(2).get(&format!("{path}?r=all")).is(300);
     assert_eq!(values(&all.siblings()), [b"1", b"2", b"3"]);
-    cluster.at(1).put_with(&path, "mended", &all.token()).is(204);
+    cluster
+        .at(1)
+        .put_with(&path, "mended", &all.token())
+        .is(204);
     assert_eq!(cluster.at(0).get(&path).is(200).text(), "mended");
     cluster.at(0).put(&path, "5").is(204);
 }
@@ -496,7 +713,10 @@ fn requests_carry_a_name_of_their_own_or_the_clients() {
     let cluster = cluster();
     let path = item("raw", "request-id");
     let request = with(Request::get(&path), "x-request-id", "mine-7");
-    assert_eq!(cluster.at(0).send(request).header("x-request-id"), Some("mine-7"));
+    assert_eq!(
+        cluster.at(0).send(request).header("x-request-id"),
+        Some("mine-7")
+    );
     let one = cluster.at(0).get(&path);
     let two = cluster.at(0).get(&path);
     assert!(one.header("x-request-id").is_some());

@@ -26,7 +26,10 @@ fn go_on(cluster: &Cluster, nodes: [usize; 2], label: &str, done: &AtomicUsize, 
         let token = cluster.at(one).put(&path, value.clone()).is(204).token();
         assert_eq!(cluster.at(other).get(&path).is(200).text(), value);
         let newer = format!("{value} again");
-        cluster.at(other).put_with(&path, newer.clone(), &token).is(204);
+        cluster
+            .at(other)
+            .put_with(&path, newer.clone(), &token)
+            .is(204);
         assert_eq!(cluster.at(one).get(&path).is(200).text(), newer);
         round += 1;
         done.fetch_add(1, Ordering::Relaxed);
@@ -42,8 +45,16 @@ fn with_a_node_dead_everything_goes_on_without_an_error() {
         let label = format!("turn{turn}");
         let kept = item("raw", format!("{label}-kept"));
         let gone = item("raw", format!("{label}-gone"));
-        let gone_token = cluster.at(dead).put(&format!("{gone}?w=all"), "gone").is(204).token();
-        let kept_token = cluster.at(dead).put(&format!("{kept}?w=all"), "old").is(204).token();
+        let gone_token = cluster
+            .at(dead)
+            .put(&format!("{gone}?w=all"), "gone")
+            .is(204)
+            .token();
+        let kept_token = cluster
+            .at(dead)
+            .put(&format!("{kept}?w=all"), "old")
+            .is(204)
+            .token();
 
         let (done, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let before = thread::scope(|scope| {
@@ -66,7 +77,10 @@ fn with_a_node_dead_everything_goes_on_without_an_error() {
             cluster.nodes[dead].kill9();
             let before = done.load(Ordering::Relaxed);
             // The first request after the kill, and those after it.
-            cluster.at(alive[0]).put_with(&kept, "new", &kept_token).is(204);
+            cluster
+                .at(alive[0])
+                .put_with(&kept, "new", &kept_token)
+                .is(204);
             assert_eq!(cluster.at(alive[1]).get(&kept).is(200).text(), "new");
             let request = Request::delete(&gone).context(&gone_token).unwrap();
             cluster.at(alive[1]).send(request).is(204);
@@ -76,7 +90,11 @@ fn with_a_node_dead_everything_goes_on_without_an_error() {
         });
         assert!(done.load(Ordering::Relaxed) >= before + 60);
 
-        let held: u64 = alive.iter().flat_map(|&node| cluster.nodes[node].hints()).map(|(_, held)| held).sum();
+        let held: u64 = alive
+            .iter()
+            .flat_map(|&node| cluster.nodes[node].hints())
+            .map(|(_, held)| held)
+            .sum();
         assert!(held > 0, "what the dead node misses is held for it");
         cluster.restart(dead);
         cluster.wait_no_hints();
@@ -95,7 +113,10 @@ fn with_a_node_dead_everything_goes_on_without_an_error() {
                 if reply.status == 404 {
                     break;
                 }
-                assert_eq!(reply.is(200).text(), format!("{label}-{writer} {found} again"));
+                assert_eq!(
+                    reply.is(200).text(),
+                    format!("{label}-{writer} {found} again")
+                );
                 found += 1;
             }
             assert!(found > 0);
@@ -129,7 +150,8 @@ fn with_two_nodes_dead_one_replica_is_what_can_be_had() {
     for round in 0..20 {
         let path = item("raw", format!("one-{round}"));
         last.put(&format!("{path}?w=1"), "one").is(204);
-        last.put(&format!("{path}-strict?w=1&quorum=strict"), "one").is(204);
+        last.put(&format!("{path}-strict?w=1&quorum=strict"), "one")
+            .is(204);
         assert_eq!(last.get(&format!("{path}?r=1")).is(200).text(), "one");
         assert_eq!(last.get(&format!("{old}?r=1")).is(200).text(), "old");
 
@@ -145,8 +167,12 @@ fn with_two_nodes_dead_one_replica_is_what_can_be_had() {
         assert_eq!(reply.header("retry-after"), Some("1"));
         let detail = reply.refused(503, "quorum_unmet");
         assert!(detail.contains("1 of the 2"), "{detail}");
-        assert!(!detail.contains("stored"), "a read stores nothing: {detail}");
-        last.get(&format!("{two}?quorum=strict")).refused(503, "quorum_unmet");
+        assert!(
+            !detail.contains("stored"),
+            "a read stores nothing: {detail}"
+        );
+        last.get(&format!("{two}?quorum=strict"))
+            .refused(503, "quorum_unmet");
     }
     // A delete that cannot know what it deletes says so, and one that can is
     // taken where w lets it.
@@ -162,7 +188,12 @@ fn with_two_nodes_dead_one_replica_is_what_can_be_had() {
     for node in [1, 2] {
         let http = cluster.at(node);
         for round in 0..20 {
-            assert_eq!(http.get(&item("raw", format!("one-{round}"))).is(200).text(), "one");
+            assert_eq!(
+                http.get(&item("raw", format!("one-{round}")))
+                    .is(200)
+                    .text(),
+                "one"
+            );
             // It was stored indeed: four writers, none of whom saw another.
             assert_eq!(http.siblings(&item("raw", format!("two-{round}"))).len(), 4);
         }
@@ -187,30 +218,57 @@ fn a_fallback_stands_in_for_a_dead_primary_and_hands_over() {
     let cluster = start(5);
     let (path, preference) = item_of(&cluster, 4, "handed");
     let (dead, fallback, outsider) = (preference[0], preference[3], preference[4]);
-    let seen = cluster.at(outsider).put(&format!("{path}?w=all"), "before").is(204).token();
+    let seen = cluster
+        .at(outsider)
+        .put(&format!("{path}?w=all"), "before")
+        .is(204)
+        .token();
     cluster.nodes[dead].kill9();
     // All three replicas, at once.
-    let request = Request::put(format!("{path}?w=all"), "soon").context(&seen).unwrap();
+    let request = Request::put(format!("{path}?w=all"), "soon")
+        .context(&seen)
+        .unwrap();
     let seen = cluster.at(preference[1]).send(request).is(204).token();
     // And from a node that holds none itself, once it knows whom not to forward
     // to: a forward that may have arrived is not repeated.
     cluster.wait_seen(outsider, dead, false);
-    let request = Request::put(format!("{path}?w=all"), "meanwhile").context(&seen).unwrap();
+    let request = Request::put(format!("{path}?w=all"), "meanwhile")
+        .context(&seen)
+        .unwrap();
     cluster.at(outsider).send(request).is(204);
     for node in [fallback, outsider, preference[1]] {
-        assert_eq!(cluster.at(node).get(&format!("{path}?r=all")).is(200).text(), "meanwhile");
+        assert_eq!(
+            cluster
+                .at(node)
+                .get(&format!("{path}?r=all"))
+                .is(200)
+                .text(),
+            "meanwhile"
+        );
     }
-    let reply = cluster.at(outsider).put(&format!("{path}?w=all&quorum=strict&timeout_ms=2000"), "v");
+    let reply = cluster
+        .at(outsider)
+        .put(&format!("{path}?w=all&quorum=strict&timeout_ms=2000"), "v");
     reply.refused(503, "quorum_unmet");
-    cluster.at(outsider).get(&format!("{path}?r=all&quorum=strict")).refused(503, "quorum_unmet");
+    cluster
+        .at(outsider)
+        .get(&format!("{path}?r=all&quorum=strict"))
+        .refused(503, "quorum_unmet");
     let of_dead = &cluster.nodes[dead].name;
-    until("the fallback holds a hint", || cluster.nodes[fallback].hints().contains_key(of_dead));
+    until("the fallback holds a hint", || {
+        cluster.nodes[fallback].hints().contains_key(of_dead)
+    });
 
     // Many items, of which the dead node is primary, stand-by or nothing at all.
-    let many: Vec<String> = (0..60).map(|number| item("raw", format!("many-{number}"))).collect();
+    let many: Vec<String> = (0..60)
+        .map(|number| item("raw", format!("many-{number}")))
+        .collect();
     for (number, path) in many.iter().enumerate() {
         let node = preference[1 + number % 4];
-        cluster.at(node).put(&format!("{path}?w=all"), path.clone()).is(204);
+        cluster
+            .at(node)
+            .put(&format!("{path}?w=all"), path.clone())
+            .is(204);
     }
 
     cluster.nodes[dead].start();
@@ -223,11 +281,25 @@ fn a_fallback_stands_in_for_a_dead_primary_and_hands_over() {
         }
     }
     let alone = cluster.at(dead);
-    assert_eq!(values(&alone.get(&format!("{path}?r=1&siblings=true")).is(200).siblings()), [&b"meanwhile"[..], b"v"]);
+    assert_eq!(
+        values(
+            &alone
+                .get(&format!("{path}?r=1&siblings=true"))
+                .is(200)
+                .siblings()
+        ),
+        [&b"meanwhile"[..], b"v"]
+    );
     let mut own = 0;
     for (number, path) in many.iter().enumerate() {
         if cluster.preference("raw", &format!("many-{number}"))[..3].contains(&dead) {
-            assert_eq!(alone.get(&format!("{path}?r=1&quorum=strict")).is(200).text(), *path);
+            assert_eq!(
+                alone
+                    .get(&format!("{path}?r=1&quorum=strict"))
+                    .is(200)
+                    .text(),
+                *path
+            );
             own += 1;
         }
     }
@@ -239,23 +311,37 @@ fn a_paused_node_is_waited_for_only_by_those_who_ask_for_it() {
     let cluster = start(4);
     let (path, preference) = item_of(&cluster, 3, "paused");
     let (paused, other) = (preference[0], preference[1]);
-    let token = cluster.at(other).put(&format!("{path}?w=all"), "before").is(204).token();
+    let token = cluster
+        .at(other)
+        .put(&format!("{path}?w=all"), "before")
+        .is(204)
+        .token();
     // Its connections stay open and nobody refuses anything: only time tells.
     cluster.nodes[paused].pause();
     let detail = cluster
         .at(other)
-        .put(&format!("{path}?w=all&quorum=strict&timeout_ms=700"), "strict")
+        .put(
+            &format!("{path}?w=all&quorum=strict&timeout_ms=700"),
+            "strict",
+        )
         .refused(503, "quorum_unmet");
     assert!(detail.contains("2 of the 3"), "{detail}");
     // A fallback is tried beside it.
-    let request = Request::put(format!("{path}?w=all"), "after").context(&token).unwrap();
+    let request = Request::put(format!("{path}?w=all"), "after")
+        .context(&token)
+        .unwrap();
     cluster.at(other).send(request).is(204);
-    let read = cluster.at(other).get(&format!("{path}?r=all&siblings=true")).is(200);
+    let read = cluster
+        .at(other)
+        .get(&format!("{path}?r=all&siblings=true"))
+        .is(200);
     assert_eq!(values(&read.siblings()), [&b"after"[..], b"strict"]);
 
     cluster.nodes[paused].resume();
     eventually("the paused node has caught up", || {
-        let reply = cluster.at(paused).try_send(Request::get(format!("{path}?r=1&siblings=true")));
+        let reply = cluster
+            .at(paused)
+            .try_send(Request::get(format!("{path}?r=1&siblings=true")));
         let reply = reply.map_err(|error| error.to_string())?;
         if reply.status != 200 {
             return Err(format!("{}: {}", reply.status, reply.problem().detail));

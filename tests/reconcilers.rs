@@ -9,7 +9,7 @@ use std::sync::{Barrier, OnceLock};
 use std::thread;
 
 use common::http::{values, with};
-use common::{Cluster, Expect, Plan, Request, Shared, eventually, item, until};
+use common::{Cluster, Expect, Plan, Request, Shared, eventually, item};
 use serde_json::{Value, json};
 
 const SETTINGS: &str = r#"
@@ -45,23 +45,50 @@ fn wasm(name: &str) -> Vec<u8> {
 /// Uploads the module that misbehaves on request, under this name.
 fn upload_misbehave(cluster: &Cluster, node: usize, name: &str) -> Value {
     let path = format!("/v1/reconcilers/{name}?accept=unlawful");
-    cluster.at(node).put(&path, wasm("test/misbehave.wasm")).is(201).document()
+    cluster
+        .at(node)
+        .put(&path, wasm("test/misbehave.wasm"))
+        .is(201)
+        .document()
 }
 
 /// Makes a table with this reconciler, and waits until every node folds with it.
 fn make_table(cluster: &Cluster, node: usize, name: &str, reconciler: &str) {
     let definition = json!({"reconciler": reconciler}).to_string();
-    cluster.at(node).put(&format!("/v1/tables/{name}"), definition).is(201);
+    cluster
+        .at(node)
+        .put(&format!("/v1/tables/{name}"), definition)
+        .is(201);
+    let probe = item(name, "probe");
+    for _ in 0..2 {
+        cluster.at(node).put(&probe, "probe").is(204);
+    }
     for node in &cluster.nodes {
-        until("the table is known", || node.http().get(&format!("/v1/tables/{name}")).status == 200);
-        wait_module(node.http(), reconciler);
+        eventually(&format!("{} folds with {reconciler}", node.name), || {
+            let reply = node.http().get(&probe);
+            match reply.status.as_u16() {
+                200 => Ok(()),
+                // Until the module is here, fetched by its digest and compiled,
+                // clients get the siblings.
+                300 => Err(reply
+                    .header("kinfold-reconcile-error")
+                    .expect("a reason")
+                    .to_owned()),
+                404 => Err(reply.refused(404, "no_such_table")),
+                _ => Err(reply.refused(503, "not_ready")),
+            }
+        });
     }
 }
 
 /// Waits until a node has the bytes of a module; returns them.
 fn wait_module(http: &common::Http, name: &str) -> Vec<u8> {
     eventually(&format!("{name} has arrived"), || {
-        let request = with(Request::get(format!("/v1/reconcilers/{name}")), "accept", "application/wasm");
+        let request = with(
+            Request::get(format!("/v1/reconcilers/{name}")),
+            "accept",
+            "application/wasm",
+        );
         let reply = http.send(request);
         match reply.status.as_u16() {
             200 => Ok(reply.body.to_vec()),
@@ -74,14 +101,23 @@ fn wait_module(http: &common::Http, name: &str) -> Vec<u8> {
 fn an_unlawful_module_is_refused_with_a_counterexample() {
     let cluster = cluster();
     let bytes = wasm("test/misbehave.wasm");
-    let reply = cluster.at(0).put("/v1/reconcilers/lawless", bytes.clone()).is(422);
+    let reply = cluster
+        .at(0)
+        .put("/v1/reconcilers/lawless", bytes.clone())
+        .is(422);
     let counterexample = reply.document()["counterexample"].clone();
     assert!(counterexample["law"].is_string(), "{counterexample}");
     let detail = reply.refused(422, "law_violated");
     assert!(detail.contains("not lawful"), "{detail}");
-    cluster.at(0).get("/v1/reconcilers/lawless").refused(404, "no_such_reconciler");
+    cluster
+        .at(0)
+        .get("/v1/reconcilers/lawless")
+        .refused(404, "no_such_reconciler");
 
-    cluster.at(0).put("/v1/reconcilers/lawless?accept=all", bytes.clone()).refused(400, "bad_request");
+    cluster
+        .at(0)
+        .put("/v1/reconcilers/lawless?accept=all", bytes.clone())
+        .refused(400, "bad_request");
     let path = "/v1/reconcilers/lawless?accept=unlawful";
     let told = cluster.at(0).put(path, bytes.clone()).is(201).document();
     assert_eq!(told["name"], "lawless");
@@ -93,7 +129,11 @@ fn an_unlawful_module_is_refused_with_a_counterexample() {
     // It is marked wherever it is shown, and on every node.
     for node in &cluster.nodes {
         assert_eq!(wait_module(node.http(), "lawless"), bytes);
-        let shown = node.http().get("/v1/reconcilers/lawless").is(200).document();
+        let shown = node
+            .http()
+            .get("/v1/reconcilers/lawless")
+            .is(200)
+            .document();
         assert_eq!(shown["digest"], told["digest"]);
         assert_eq!(shown["laws"]["verdict"], "unlawful");
         assert_eq!(shown["built_in"], false);
@@ -113,16 +153,27 @@ fn an_unlawful_module_is_refused_with_a_counterexample() {
 #[test]
 fn a_lawful_module_is_taken_and_may_come_as_a_core_module() {
     let cluster = cluster();
-    let told = cluster.at(1).put("/v1/reconcilers/my-lww", wasm("lww.wasm")).is(201).document();
+    let told = cluster
+        .at(1)
+        .put("/v1/reconcilers/my-lww", wasm("lww.wasm"))
+        .is(201)
+        .document();
     assert_eq!(told["laws"]["verdict"], "no counterexample", "{told}");
     assert!(told["laws"]["cases"].as_u64() > Some(0), "{told}");
     let builtin = cluster.at(1).get("/v1/reconcilers/lww").is(200).document();
-    assert_eq!(told["digest"], builtin["digest"], "a module is its bytes, whoever sent them");
+    assert_eq!(
+        told["digest"], builtin["digest"],
+        "a module is its bytes, whoever sent them"
+    );
 
     let core = wasm("test/misbehave.core.wasm");
     let path = "/v1/reconcilers/core?accept=unlawful";
     let told = cluster.at(1).put(path, core.clone()).is(201).document();
-    assert_eq!(told["size_bytes"], core.len(), "known by the bytes that were uploaded");
+    assert_eq!(
+        told["size_bytes"],
+        core.len(),
+        "known by the bytes that were uploaded"
+    );
     make_table(&cluster, 1, "cored", "core");
     let path = item("cored", "k");
     cluster.at(0).put(&path, "x").is(204);
@@ -134,7 +185,10 @@ fn a_lawful_module_is_taken_and_may_come_as_a_core_module() {
 fn what_is_no_module_is_refused_with_the_reason() {
     let cluster = cluster();
     let put = |name: &str, bytes: Vec<u8>| {
-        cluster.at(2).put(&format!("/v1/reconcilers/{name}"), bytes).refused(422, "invalid_module")
+        cluster
+            .at(2)
+            .put(&format!("/v1/reconcilers/{name}"), bytes)
+            .refused(422, "invalid_module")
     };
     put("garbage", b"garbage".to_vec());
     put("garbage", Vec::new());
@@ -146,10 +200,18 @@ fn what_is_no_module_is_refused_with_the_reason() {
     assert!(detail.contains("bad:clock/wall"), "{detail}");
     put("none", wasm("lww.wasm"));
     put("a%2Fb", wasm("lww.wasm"));
-    let request = Request::put("/v1/reconcilers/text", "x").content_type("text/plain").unwrap();
-    cluster.at(2).send(request).refused(415, "unsupported_media_type");
+    let request = Request::put("/v1/reconcilers/text", "x")
+        .content_type("text/plain")
+        .unwrap();
+    cluster
+        .at(2)
+        .send(request)
+        .refused(415, "unsupported_media_type");
     for name in ["garbage", "imports", "text"] {
-        cluster.at(2).get(&format!("/v1/reconcilers/{name}")).refused(404, "no_such_reconciler");
+        cluster
+            .at(2)
+            .get(&format!("/v1/reconcilers/{name}"))
+            .refused(404, "no_such_reconciler");
     }
 }
 
@@ -166,19 +228,26 @@ fn a_module_that_fails_costs_its_own_request_and_nothing_else() {
         path
     };
     for (request, why) in [
-        ("trap", ""),
+        ("trap", "unreachable"),
         ("spin", "fuel"),
         ("hog", "memory"),
-        ("huge", ""),
+        ("huge", "bytes"),
         ("error", "asked to fail"),
         ("unresolved", "declines"),
     ] {
         let path = conflict(request);
         for node in [2, 0] {
             let reply = cluster.at(node).get(&path).is(300);
-            let reason = reply.header("kinfold-reconcile-error").expect("a reason").to_owned();
+            let reason = reply
+                .header("kinfold-reconcile-error")
+                .expect("a reason")
+                .to_owned();
             assert!(reason.contains(why), "{request}: {reason}");
-            assert_eq!(values(&reply.siblings()), [request.as_bytes(); 2], "{request}");
+            assert_eq!(
+                values(&reply.siblings()),
+                [request.as_bytes(); 2],
+                "{request}"
+            );
             assert_eq!(reply.header("kinfold-reconciler"), None);
         }
         // Whoever reads them can settle the matter.
@@ -190,20 +259,31 @@ fn a_module_that_fails_costs_its_own_request_and_nothing_else() {
     cluster.at(2).get(&deleted).is(404).token();
     let remember = conflict("remember");
     for _ in 0..3 {
-        assert_eq!(cluster.at(2).get(&remember).is(200).text(), "0", "every fold is the first");
+        assert_eq!(
+            cluster.at(2).get(&remember).is(200).text(),
+            "0",
+            "every fold is the first"
+        );
     }
     // A lone value needs no module.
     let lone = item("wild", "lone");
     cluster.at(0).put(&lone, "trap").is(204);
     assert_eq!(cluster.at(1).get(&lone).is(200).text(), "trap");
 
-    let health = cluster.at(2).get("/v1/reconcilers/misbehave").is(200).document();
+    let health = cluster
+        .at(2)
+        .get("/v1/reconcilers/misbehave")
+        .is(200)
+        .document();
     assert!(health["failures"].as_u64() >= Some(5), "{health}");
     assert!(health["folds"].as_u64() > Some(0), "{health}");
     let path = item("baskets", "beside");
     cluster.at(0).put(&path, r#"{"a":1}"#).is(204);
     cluster.at(1).put(&path, r#"{"b":1}"#).is(204);
-    assert_eq!(cluster.at(2).get(&path).is(200).document(), json!({"a": 1, "b": 1}));
+    assert_eq!(
+        cluster.at(2).get(&path).is(200).document(),
+        json!({"a": 1, "b": 1})
+    );
 }
 
 #[test]
@@ -234,11 +314,17 @@ fn an_older_version_can_be_made_current_again() {
     folded_with(&second);
     let back = |digest: &Value| {
         let body = json!({"digest": digest}).to_string();
-        cluster.at(2).post("/v1/reconcilers/versions/rollback", body)
+        cluster
+            .at(2)
+            .post("/v1/reconcilers/versions/rollback", body)
     };
     let shown = back(&first).is(200).document();
     assert_eq!(shown["digest"], first);
-    assert_eq!(shown["versions"].as_array().map(Vec::len), Some(2), "{shown}");
+    assert_eq!(
+        shown["versions"].as_array().map(Vec::len),
+        Some(2),
+        "{shown}"
+    );
     folded_with(&first);
     back(&json!(format!("sha256:{}", "0".repeat(64)))).refused(404, "no_such_reconciler");
     back(&json!("sha256:x")).refused(400, "bad_request");
@@ -254,7 +340,10 @@ fn lww_keeps_the_newest() {
         cluster.at(round % 3).put(&path, last.clone()).is(204);
     }
     for node in &cluster.nodes {
-        assert_eq!(node.http().get(&format!("{path}?r=all")).is(200).text(), last);
+        assert_eq!(
+            node.http().get(&format!("{path}?r=all")).is(200).text(),
+            last
+        );
     }
     // Eager: blind writers do not pile up siblings.
     assert!(cluster.at(0).siblings(&path).len() <= 3);
@@ -282,12 +371,28 @@ fn a_union_keeps_every_addition_and_may_bring_back_what_was_removed() {
     // The paper's anomaly: two devices go on from the same cart; one removes the
     // pear, the other buys a fig.
     let seen = read.token();
-    cluster.at(0).put_with(&path, r#"{"apple":3}"#, &seen).is(204);
-    cluster.at(1).put_with(&path, r#"{"apple":3,"fig":1,"pear":1}"#, &seen).is(204);
+    cluster
+        .at(0)
+        .put_with(&path, r#"{"apple":3}"#, &seen)
+        .is(204);
+    cluster
+        .at(1)
+        .put_with(&path, r#"{"apple":3,"fig":1,"pear":1}"#, &seen)
+        .is(204);
     let folded = cluster.at(2).get(&path).is(200);
-    assert_eq!(folded.document(), json!({"apple": 3, "fig": 1, "pear": 1}), "the pear is back");
-    cluster.at(0).put_with(&path, r#"{"fig":1}"#, &folded.token()).is(204);
-    assert_eq!(cluster.at(1).get(&path).is(200).document(), json!({"fig": 1}));
+    assert_eq!(
+        folded.document(),
+        json!({"apple": 3, "fig": 1, "pear": 1}),
+        "the pear is back"
+    );
+    cluster
+        .at(0)
+        .put_with(&path, r#"{"fig":1}"#, &folded.token())
+        .is(204);
+    assert_eq!(
+        cluster.at(1).get(&path).is(200).document(),
+        json!({"fig": 1})
+    );
 }
 
 #[test]
@@ -300,11 +405,15 @@ fn an_or_cart_does_not_bring_back_what_was_removed() {
         thread::scope(|scope| {
             scope.spawn(|| {
                 barrier.wait();
-                cluster.at((round + 1) % 3).operate(&path, json!({"remove": "pear"}))
+                cluster
+                    .at((round + 1) % 3)
+                    .operate(&path, json!({"remove": "pear"}))
             });
             scope.spawn(|| {
                 barrier.wait();
-                cluster.at((round + 2) % 3).operate(&path, json!({"add": "fig", "quantity": 2}))
+                cluster
+                    .at((round + 2) % 3)
+                    .operate(&path, json!({"add": "fig", "quantity": 2}))
             });
         });
         for node in &cluster.nodes {
@@ -320,14 +429,29 @@ fn a_remove_sees_every_acknowledged_add() {
     let path = item("carts", "seen");
     for round in 0..30 {
         let thing = format!("thing-{round}");
-        let added = cluster.at(round % 3).operate(&path, json!({"add": thing, "quantity": 2}));
+        let added = cluster
+            .at(round % 3)
+            .operate(&path, json!({"add": thing, "quantity": 2}));
         assert_eq!(added, json!({&thing: 2}));
-        let removed = cluster.at((round + 1) % 3).operate(&path, json!({"remove": thing}));
+        let removed = cluster
+            .at((round + 1) % 3)
+            .operate(&path, json!({"remove": thing}));
         assert_eq!(removed, json!({}));
-        assert_eq!(cluster.at((round + 2) % 3).get(&path).is(200).document(), json!({}));
+        assert_eq!(
+            cluster.at((round + 2) % 3).get(&path).is(200).document(),
+            json!({})
+        );
     }
-    assert_eq!(cluster.at(0).operate(&path, json!({"set": "apple", "quantity": 5})), json!({"apple": 5}));
-    cluster.at(1).post(&format!("{path}/operations"), r#"{"steal":"apple"}"#).refused(400, "bad_operation");
+    assert_eq!(
+        cluster
+            .at(0)
+            .operate(&path, json!({"set": "apple", "quantity": 5})),
+        json!({"apple": 5})
+    );
+    cluster
+        .at(1)
+        .post(&format!("{path}/operations"), r#"{"steal":"apple"}"#)
+        .refused(400, "bad_operation");
 }
 
 #[test]
@@ -356,10 +480,17 @@ fn operations_at_different_nodes_all_count_once() {
         }
     });
     for node in &cluster.nodes {
-        let total = node.http().get(&format!("{counter}?r=all")).is(200).document();
+        let total = node
+            .http()
+            .get(&format!("{counter}?r=all"))
+            .is(200)
+            .document();
         assert_eq!(total, json!(3 * EACH * (3 - 1)), "at {}", node.name);
         let cart = node.http().get(&format!("{cart}?r=all")).is(200).document();
         assert_eq!(cart["shared"], json!(3 * EACH), "at {}", node.name);
-        assert_eq!(cart.as_object().map(|cart| cart.len() as i64), Some(3 * EACH + 1));
+        assert_eq!(
+            cart.as_object().map(|cart| cart.len() as i64),
+            Some(3 * EACH + 1)
+        );
     }
 }

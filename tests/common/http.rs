@@ -35,8 +35,10 @@ pub struct Http {
 impl Http {
     /// A client of the nodes on these ports.
     pub fn to(ports: &[u16]) -> Self {
-        let endpoints: Vec<String> =
-            ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
+        let endpoints: Vec<String> = ports
+            .iter()
+            .map(|port| format!("http://127.0.0.1:{port}"))
+            .collect();
         Http {
             client: Client::new(&endpoints.join(",")).expect("endpoints"),
         }
@@ -92,13 +94,17 @@ impl Http {
     /// The raw siblings of an item.
     #[track_caller]
     pub fn siblings(&self, item: &str) -> Vec<Sibling> {
-        self.get(&format!("{item}?siblings=true")).is(200).siblings()
+        self.get(&format!("{item}?siblings=true"))
+            .is(200)
+            .siblings()
     }
 }
 
 /// A request with one more header.
 pub fn with(request: Request, name: &'static str, value: &str) -> Request {
-    request.header(HeaderName::from_static(name), value).expect("a header")
+    request
+        .header(HeaderName::from_static(name), value)
+        .expect("a header")
 }
 
 /// One sibling as `application/json` shows it.
@@ -147,7 +153,10 @@ impl Expect for Reply {
     #[track_caller]
     fn refused(self, status: u16, code: &str) -> String {
         let reply = self.is(status);
-        assert_eq!(reply.header("content-type"), Some("application/problem+json"));
+        assert_eq!(
+            reply.header("content-type"),
+            Some("application/problem+json")
+        );
         let problem = reply.problem();
         assert_eq!(problem.code, code, "{}", problem.detail);
         assert!(!problem.detail.is_empty(), "a refusal says why");
@@ -178,7 +187,11 @@ impl Expect for Reply {
     #[track_caller]
     fn siblings(&self) -> Vec<Sibling> {
         let document = self.document();
-        assert_eq!(document["context"].as_str(), self.context(), "one context, told twice");
+        assert_eq!(
+            document["context"].as_str(),
+            self.context(),
+            "one context, told twice"
+        );
         let text = |value: &Value| value.as_str().expect("text").to_owned();
         let mut siblings: Vec<Sibling> = document["siblings"]
             .as_array()
@@ -201,5 +214,8 @@ impl Expect for Reply {
 
 /// The values of siblings, tombstones left out.
 pub fn values(siblings: &[Sibling]) -> Vec<&[u8]> {
-    siblings.iter().filter_map(|sibling| sibling.value.as_deref()).collect()
+    siblings
+        .iter()
+        .filter_map(|sibling| sibling.value.as_deref())
+        .collect()
 }

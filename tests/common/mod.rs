@@ -28,8 +28,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use http::{Expect, Http, item};
-pub use reaper::{forget, watch};
 pub use kinfold::client::{Reply, Request};
+pub use reaper::{forget, watch};
 
 /// The binary under test.
 pub const KINFOLD: &str = env!("CARGO_BIN_EXE_kinfold");
@@ -69,7 +69,13 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) ->
 /// Waits until `look` is true.
 #[track_caller]
 pub fn until(what: &str, mut look: impl FnMut() -> bool) {
-    eventually(what, || if look() { Ok(()) } else { Err("not yet".to_owned()) });
+    eventually(what, || {
+        if look() {
+            Ok(())
+        } else {
+            Err("not yet".to_owned())
+        }
+    });
 }
 
 /// A port that nobody listens on now.
@@ -96,7 +102,9 @@ pub struct Plan {
 impl Plan {
     /// Nodes with these tables and sections.
     pub fn with(toml: &str) -> Self {
-        Plan { toml: toml.to_owned() }
+        Plan {
+            toml: toml.to_owned(),
+        }
     }
 }
 
@@ -152,7 +160,10 @@ impl Node {
     pub fn members(&self) -> Vec<String> {
         let view = self.try_view().expect("the node runs");
         let members = view["members"].as_array().expect("members");
-        members.iter().map(|member| member["node"].as_str().expect("a name").to_owned()).collect()
+        members
+            .iter()
+            .map(|member| member["node"].as_str().expect("a name").to_owned())
+            .collect()
     }
 
     fn log(&self) -> PathBuf {
@@ -179,7 +190,11 @@ impl Node {
     pub fn start(&self) {
         let mut process = self.lock();
         assert!(process.is_none(), "node {} runs already", self.name);
-        let log = File::options().append(true).create(true).open(self.log()).expect("a log file");
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(self.log())
+            .expect("a log file");
         let child = Command::new(KINFOLD)
             .args(["serve", "--log", "info", "--config"])
             .arg(self.dir.join("node.toml"))
@@ -286,13 +301,22 @@ impl Node {
             let name = member["node"].as_str().expect("a name").to_owned();
             (name, member["hints"].as_u64().expect("a count"))
         };
-        members.iter().map(of).filter(|(_, count)| *count > 0).collect()
+        members
+            .iter()
+            .map(of)
+            .filter(|(_, count)| *count > 0)
+            .collect()
     }
 }
 
 fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
-    assert!(sent.expect("kill is there").success(), "the process is gone");
+    let sent = Command::new("kill")
+        .args(["-s", name, &child.id().to_string()])
+        .status();
+    assert!(
+        sent.expect("kill is there").success(),
+        "the process is gone"
+    );
 }
 
 /// Asks a process to end.
@@ -304,7 +328,10 @@ pub fn terminate(child: &Child) {
 #[track_caller]
 pub fn wait(child: &mut Child) -> ExitStatus {
     eventually("the process ends", || {
-        child.try_wait().expect("a child").ok_or_else(|| "it runs".to_owned())
+        child
+            .try_wait()
+            .expect("a child")
+            .ok_or_else(|| "it runs".to_owned())
     })
 }
 
@@ -407,11 +434,18 @@ impl Cluster {
     #[track_caller]
     pub fn wait_seen(&self, by: usize, of: usize, up: bool) {
         let name = &self.nodes[of].name;
-        until(&format!("{} sees {name} up: {up}", self.nodes[by].name), || {
-            let Ok(view) = self.nodes[by].try_view() else { return false };
-            let members = view["members"].as_array().expect("members");
-            members.iter().any(|member| member["node"] == **name && member["up"] == up)
-        });
+        until(
+            &format!("{} sees {name} up: {up}", self.nodes[by].name),
+            || {
+                let Ok(view) = self.nodes[by].try_view() else {
+                    return false;
+                };
+                let members = view["members"].as_array().expect("members");
+                members
+                    .iter()
+                    .any(|member| member["node"] == **name && member["up"] == up)
+            },
+        );
     }
 
     /// Waits until no running node holds a hint.
@@ -427,14 +461,25 @@ impl Cluster {
     pub fn preference(&self, table: &str, key: &str) -> Vec<usize> {
         let path = format!("/v1/cluster/ring/{table}/{key}");
         let running = self.nodes.iter().find(|node| node.lock().is_some());
-        let ring = running.expect("a node runs").http().get(&path).is(200).document();
+        let ring = running
+            .expect("a node runs")
+            .http()
+            .get(&path)
+            .is(200)
+            .document();
         let places = ring["preference_list"].as_array().expect("a list");
-        places.iter().map(|place| self.index(place["node"].as_str().expect("a name"))).collect()
+        places
+            .iter()
+            .map(|place| self.index(place["node"].as_str().expect("a name")))
+            .collect()
     }
 
     /// The index of the node with this name.
     pub fn index(&self, name: &str) -> usize {
-        self.nodes.iter().position(|node| node.name == name).expect("a node of this cluster")
+        self.nodes
+            .iter()
+            .position(|node| node.name == name)
+            .expect("a node of this cluster")
     }
 
     /// The folder of this cluster, for files of the test's own.
