@@ -15,7 +15,8 @@ use super::context::Context;
 use super::dot::{Dot, Epoch};
 use super::id::NodeId;
 use super::replica::{
-    Draft, Minting, Mutation, Outcome, Row, SiblingLimits, apply, plan_fold, plan_write,
+    Draft, Minting, Mutation, Outcome, Row, SiblingLimits, apply, plan_event, plan_fold,
+    plan_operation, plan_write,
 };
 use super::siblings::SiblingSet;
 
@@ -537,4 +538,54 @@ fn a_swap_happens_only_on_the_state_it_was_made_from() {
         (None, Outcome::Conflict(world.rows[0].clone()))
     );
     assert_eq!(apply(Some(base), swap), (Some(folded), Outcome::Replaced));
+}
+
+#[test]
+fn an_operation_may_join_what_came_meanwhile_unless_its_dot_was_taken() {
+    let blind = |client, node| Step::Write {
+        client,
+        node,
+        blind: true,
+        delete: false,
+    };
+    let mut world = World::default();
+    world.take(&blind(0, 0)).expect("a write");
+    let base = world.rows[0].clone();
+    let minting = world.minting(0);
+    let (planned, dot, written_at_us) = plan_event(base.clone(), &minting);
+    let state = Bytes::from_static(b"s");
+    let made = plan_operation(planned, (dot, written_at_us), state, "t/p".into(), 20);
+    let join = Mutation::Join {
+        minted: base.minted,
+        made: made.clone(),
+        max_actors: 20,
+    };
+    // Nothing came: it is what a swap would have stored.
+    assert_eq!(
+        apply(Some(base.clone()), join.clone()),
+        (Some(made), Outcome::Replaced)
+    );
+    // A peer's write came: it stands beside, and what the operation saw is gone.
+    world.take(&blind(1, 1)).expect("a write");
+    let sync = Mutation::Sync {
+        set: world.rows[1].set.clone(),
+        max_actors: 20,
+    };
+    let (met, _) = apply(Some(base.clone()), sync);
+    let theirs: Vec<Dot> = world.rows[1].set.siblings().map(|(dot, _)| dot).collect();
+    let (joined, outcome) = apply(met, join.clone());
+    let joined = joined.expect("it was stored");
+    assert_eq!(outcome, Outcome::Replaced);
+    let mut expected = theirs;
+    expected.push(dot);
+    expected.sort();
+    let found: Vec<Dot> = joined.set.siblings().map(|(dot, _)| dot).collect();
+    assert_eq!(found, expected);
+    // Another write was minted here: the dot may be another's now.
+    world.take(&blind(2, 0)).expect("a write");
+    let (row, outcome) = apply(Some(world.rows[0].clone()), join);
+    assert_eq!(
+        (row, outcome),
+        (None, Outcome::Conflict(world.rows[0].clone()))
+    );
 }

@@ -81,6 +81,14 @@ pub enum Mutation {
     Sync { set: SiblingSet, max_actors: usize },
     /// Stores `row` if the state is still the one that it was made from.
     Replace { expected: StateHash, row: Row },
+    /// Stores what `made` brings beside whatever peers brought since it was made,
+    /// as long as nothing was minted here meanwhile: `minted` is what the row
+    /// that it was made from had minted.
+    Join {
+        minted: Option<Minted>,
+        made: Row,
+        max_actors: usize,
+    },
 }
 
 /// What became of a change.
@@ -94,9 +102,8 @@ pub enum Outcome {
     /// Not stored: the item would have this many siblings.
     TooManySiblings(usize),
     /// The peer's state is in; false when it brought nothing new.
-    Synced {
-        changed: bool,
-    },
+    Synced { changed: bool },
+    /// Replaced, or joined.
     Replaced,
     /// Not stored: the item has changed since; here is what it is now.
     Conflict(Row),
@@ -259,6 +266,23 @@ pub fn apply(row: Option<Row>, mutation: Mutation) -> (Option<Row>, Outcome) {
             } else {
                 (None, Outcome::Conflict(row))
             }
+        }
+        Mutation::Join {
+            minted,
+            made,
+            max_actors,
+        } => {
+            // Another mint here, or a peer that remembers one that this node
+            // forgot, may have taken the dot that was planned.
+            let taken = |(dot, _)| row.set.context().covers(dot);
+            if row.minted != minted || made.set.siblings().any(taken) {
+                return (None, Outcome::Conflict(row));
+            }
+            let mut after = row;
+            after.set.sync(&made.set);
+            after.set.truncate(max_actors);
+            after.minted = made.minted;
+            (Some(after), Outcome::Replaced)
         }
     }
 }

@@ -306,15 +306,28 @@ impl Machine {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
+        // Peers that write the same item without a pause would have an operation
+        // begin again for ever. It supersedes what it saw and no more, so its last
+        // attempt may stand beside what came meanwhile: the next fold joins them.
+        let is_operation = matches!(stage, Stage::SwappingOperation { .. });
+        let mutation = if is_operation && slot.attempts + 1 >= MAX_ATTEMPTS {
+            Mutation::Join {
+                minted: base.minted,
+                made: row,
+                max_actors: slot.table.definition.max_actors as usize,
+            }
+        } else {
+            Mutation::Replace {
+                expected: base.set.hash(),
+                row,
+            }
+        };
         slot.stage = stage;
         slot.working = true;
         let request = StoreRequest::Update {
             partition: slot.item.partition,
             key: slot.item.key.clone(),
-            mutation: Mutation::Replace {
-                expected: base.set.hash(),
-                row,
-            },
+            mutation,
             hints: slot.hints_here.clone(),
         };
         self.store(Job::SlotStore(id), request);

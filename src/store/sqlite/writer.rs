@@ -84,7 +84,9 @@ impl Change {
             Change::Update { mutation, .. } => match mutation {
                 Mutation::Write { draft, .. } => draft.value.as_ref().map_or(0, Bytes::len),
                 Mutation::Sync { set, .. } => set_bytes(set),
-                Mutation::Replace { row, .. } => set_bytes(&row.set),
+                Mutation::Replace { row, .. } | Mutation::Join { made: row, .. } => {
+                    set_bytes(&row.set)
+                }
             },
             Change::PutMeta { bytes, .. } => bytes.len(),
             Change::DropHints(hints) => hints.len() * OVERHEAD_BYTES,
