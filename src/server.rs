@@ -305,7 +305,8 @@ pub async fn run(
         while node.waiting() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // The last answers are on their way through hyper.
+        // The last answers are on their way through hyper, and those to other
+        // nodes through the transport.
         stop.closed().await;
     };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
@@ -369,7 +370,9 @@ async fn serve(
                     let mut response = api.handle(request).await;
                     let stays = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                     if *stopping.borrow() && !stays {
-                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                        response
+                            .headers_mut()
+                            .insert(CONNECTION, HeaderValue::from_static("close"));
                     }
                     Ok::<_, std::convert::Infallible>(response)
                 }

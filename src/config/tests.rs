@@ -275,7 +275,12 @@ fn wrong_values_are_errors_with_key_and_line() {
             "node.durability",
             "maybe",
         ),
-        ("[node]\nname = 'a'\nname = 'b'", 3, "name: ", "duplicate key"),
+        (
+            "[node]\nname = 'a'\nname = 'b'",
+            3,
+            "name: ",
+            "duplicate key",
+        ),
         (
             "[node]\nname = 'a'\n[tables.t]\n[tables.t]",
             4,

@@ -356,11 +356,13 @@ impl Node {
     /// Refuses new requests from now on; those in hand are finished.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        lock(&self.machine).drain();
     }
 
-    /// How many requests clients wait for.
+    /// How many requests, forwarded ones included, have no answer yet.
     pub fn waiting(&self) -> usize {
-        lock(&self.waiting).len()
+        let unanswered = lock(&self.machine).unanswered();
+        unanswered.max(lock(&self.waiting).len())
     }
 
     /// Asks the store for something on behalf of the node itself.

@@ -25,6 +25,9 @@ impl Machine {
         let Some(table) = self.tables_by_id.get(&item.table).cloned() else {
             return self.refuse(origin, Refusal::NoSuchTable);
         };
+        if self.draining && !origin.is_client() {
+            return self.refuse(origin, Refusal::NotReady("it is shutting down".to_owned()));
+        }
         if let Err(why) = self.readiness() {
             return self.refuse(origin, Refusal::NotReady(why));
         }
@@ -155,6 +158,10 @@ impl Machine {
         };
         debug_assert_eq!(awaited.node, from);
         if let AwaitedOf::Forward(slot) = awaited.of {
+            if matches!(response, Response::Refused(Refusal::NotReady(_))) {
+                // It did nothing and says so: another one may.
+                return self.on_forward_lost(slot, id, true);
+            }
             self.forget_message(slot, id);
             self.answer(slot, response);
             self.retire(slot);

@@ -18,7 +18,10 @@ use super::super::effect::{
 use super::super::message::{Ask, Refusal, Response, ValueResponse};
 use super::super::replica::{Mutation, Row, plan_event, plan_fold, plan_operation, plan_write};
 use super::super::siblings::{SiblingSet, Version};
-use super::{Job, MAX_ATTEMPTS, MAX_WAITING_PER_ITEM, Machine, Slot, SlotId, Stage};
+use super::{
+    Job, MAX_FOLD_ATTEMPTS, MAX_OPERATION_ATTEMPTS, MAX_WAITING_PER_ITEM, Machine, Slot, SlotId,
+    Stage,
+};
 
 /// The media type of a data type's state, which no client sees.
 const STATE_TYPE: &str = "application/octet-stream";
@@ -310,7 +313,7 @@ impl Machine {
         // begin again for ever. It supersedes what it saw and no more, so its last
         // attempt may stand beside what came meanwhile: the next fold joins them.
         let is_operation = matches!(stage, Stage::SwappingOperation { .. });
-        let mutation = if is_operation && slot.attempts + 1 >= MAX_ATTEMPTS {
+        let mutation = if is_operation && slot.attempts + 1 >= MAX_FOLD_ATTEMPTS {
             Mutation::Join {
                 minted: base.minted,
                 made: row,
@@ -339,11 +342,11 @@ impl Machine {
             return;
         };
         slot.attempts += 1;
-        let give_up = slot.attempts >= MAX_ATTEMPTS;
+        let attempts = slot.attempts;
         match stage {
-            Stage::Swapping { .. } if give_up => self.store_unfolded(id),
+            Stage::Swapping { .. } if attempts >= MAX_FOLD_ATTEMPTS => self.store_unfolded(id),
             Stage::Swapping { .. } => self.fold_write(id, row),
-            _ if give_up => {
+            _ if attempts >= MAX_OPERATION_ATTEMPTS => {
                 self.answer(id, Response::Refused(Refusal::Overloaded));
                 self.retire(id);
             }

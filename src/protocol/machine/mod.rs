@@ -47,8 +47,12 @@ pub const MAX_REQUESTS: usize = 8_192;
 /// one item take place one after the other).
 pub const MAX_WAITING_PER_ITEM: usize = 1_024;
 /// How often a fold or an operation is tried again because its item changed
-/// meanwhile. Changes come from other coordinators only, so it is rarely once.
-pub const MAX_ATTEMPTS: u32 = 8;
+/// meanwhile, before the write is stored unfolded, or the operation beside what
+/// came. Changes come from other coordinators only.
+pub const MAX_FOLD_ATTEMPTS: u32 = 8;
+/// When an operation gives up altogether: each attempt that fails is one of
+/// another's that went through, and the client's patience usually ends first.
+pub const MAX_OPERATION_ATTEMPTS: u32 = 256;
 /// How long a replica of a read may take before another is asked. Dynamo's
 /// p99.9 was ten times its mean; ours is a few milliseconds.
 pub const READ_HEDGE_MS: u64 = 50;
@@ -244,6 +248,9 @@ pub struct Machine {
     /// Requests that got their turn at an item.
     resumable: VecDeque<SlotId>,
     next_id: u64,
+    /// Whether the node is about to stop: forwarded requests are refused, so
+    /// that another node is asked.
+    draining: bool,
     counters: Counters,
     out: Vec<Effect>,
 }
@@ -289,6 +296,7 @@ impl Machine {
             forwards_in_order: VecDeque::new(),
             resumable: VecDeque::new(),
             next_id,
+            draining: false,
             counters: Counters::default(),
             out: Vec::new(),
         };
@@ -347,6 +355,16 @@ impl Machine {
                 return;
             }
         }
+    }
+
+    /// Refuses what other nodes forward from now on.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// How many requests, clients' and forwarded ones, have no answer yet.
+    pub fn unanswered(&self) -> usize {
+        self.slots.values().filter(|slot| !slot.answered).count()
     }
 
     // What shells look at.
