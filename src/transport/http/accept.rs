@@ -1,7 +1,7 @@
 //! The accepting side: lets peers in and reads what they say.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -82,6 +82,11 @@ impl Guest {
             cluster: offer.cluster,
         };
         lock(&shared.introductions).insert(node, (connection, introduction));
+        let links = shared.links.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = links.get(&offer.address) {
+            link.meet();
+        }
+        drop(links);
         Guest {
             shared,
             node,

@@ -2,8 +2,9 @@
 //! cannot write.
 //!
 //! Its life: dial; on success talk until the connection ends; after a failure
-//! give everything back for [`BACKOFF_MS`]; then end if nothing waits, else dial
-//! again. A link without traffic stays connected.
+//! give everything back for [`BACKOFF_MS`], or until the peer itself connects;
+//! then end if nothing waits, else dial again. A link without traffic stays
+//! connected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,9 +114,14 @@ fn give_back_all(shared: &Shared, link: &Link) {
 
 async fn back_off(shared: &Shared, link: &Link) {
     let mut over = std::pin::pin!(sleep(Duration::from_millis(BACKOFF_MS)));
+    let mut met = std::pin::pin!(link.met());
     loop {
         give_back_all(shared, link);
         tokio::select! {
+            // A peer that has connected waits for answers: they come after its
+            // introduction, and are dialed for instead of given back.
+            biased;
+            () = &mut met => return,
             () = &mut over => return,
             () = shared.closing() => return,
             () = link.filled() => {}

@@ -44,6 +44,8 @@ pub(super) struct Link {
     address: Address,
     queue: Mutex<Queue>,
     wake: Notify,
+    /// Whoever listens at the address has just connected to this node.
+    met: Notify,
 }
 
 impl Link {
@@ -52,6 +54,7 @@ impl Link {
             address,
             queue: Mutex::default(),
             wake: Notify::new(),
+            met: Notify::new(),
         }
     }
 
@@ -105,6 +108,17 @@ impl Link {
     /// may return once too often.
     pub async fn filled(&self) {
         self.wake.notified().await;
+    }
+
+    /// Says that the peer is there: waiting any longer to dial it is idle.
+    pub fn meet(&self) {
+        // Whoever does not wait now needs no word of it later.
+        self.met.notify_waiters();
+    }
+
+    /// Returns when [`Link::meet`] is called.
+    pub async fn met(&self) {
+        self.met.notified().await;
     }
 
     /// Ends the queue for good, unless something waits in it.

@@ -20,6 +20,8 @@ use crate::transport::codec::WIRE_VERSIONS;
 use crate::transport::samples::{module, probe, write};
 use crate::transport::suite::{World, run_on};
 
+mod returning;
+
 /// Only a failure takes so long.
 const DEADLINE: Duration = Duration::from_secs(60);
 
