@@ -12,11 +12,13 @@
 //! `upkeep.rs` minds gossip, hints, modules and the clock.
 
 mod client;
+mod counters;
 mod fold;
 mod serve;
 mod upkeep;
 mod write;
 
+pub use counters::Counters;
 pub use upkeep::MEMBERSHIP_RECORD;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,12 +26,11 @@ use std::sync::Arc;
 
 use super::catalog::{Catalog, Digest, Table};
 use super::effect::{
-    Address, Effect, GuestRequest, HintId, Input, JobId, RequestId, StoreError, StoreReply,
-    StoreRequest,
+    Effect, GuestRequest, Input, JobId, RequestId, StoreError, StoreReply, StoreRequest,
 };
 use super::get::Get;
 use super::hint::{Delivered, Deliveries};
-use super::id::{ItemKey, NodeId, Partition, TableId};
+use super::id::{ItemKey, NodeId, TableId};
 use super::membership::{Identity, Membership, Pace, Persisted};
 use super::message::{ItemRequest, Message, MessageId, Refusal, Response};
 use super::put::Put;
@@ -197,25 +198,6 @@ enum Job {
     Persist {
         revision: u64,
     },
-}
-
-/// What a machine counts, for `/metrics`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
-    pub quorum_met: u64,
-    pub quorum_unmet: u64,
-    pub forwarded: u64,
-    pub hedged: u64,
-    pub read_repairs: u64,
-    pub hints_noted: u64,
-    pub hints_delivered: u64,
-    pub hints_held: u64,
-    pub folds_of_reads: u64,
-    pub folds_of_writes: u64,
-    pub failed_folds: u64,
-    pub swap_conflicts: u64,
-    pub store_failures: u64,
-    pub requests_in_hand: u64,
 }
 
 /// A node's protocol, whole.
@@ -601,9 +583,3 @@ impl Machine {
         }
     }
 }
-
-/// Where a hint lies, for signatures that carry several.
-pub type HintPlace = (HintId, Partition, ItemKey);
-
-/// Keeps the address type in the docs of this module's users.
-pub type PeerAddress = Address;
