@@ -161,7 +161,7 @@ impl World {
             dice: Dice::from_seed(seed),
             nodes: Vec::new(),
             cut: BTreeSet::new(),
-            guests: NativeGuests::default(),
+            guests: NativeGuests,
             responses: BTreeMap::new(),
             next_request: 0,
             minted: BTreeMap::new(),

@@ -127,7 +127,7 @@ pub fn play(seed: u64, plan: Plan) -> Run {
         if plan.faults {
             faults(&mut run, &mut draw, plan.settings.nodes);
         }
-        for client in 0..plan.clients {
+        for (client, held) in holdings.iter().enumerate() {
             let (key, node) = (draw(plan.keys), draw(plan.settings.nodes));
             run.operations += 1;
             let (id, what) = match draw(10) {
@@ -136,7 +136,7 @@ pub fn play(seed: u64, plan: Plan) -> Run {
                     let held = if blind {
                         Holding::default()
                     } else {
-                        holdings[client][key].clone()
+                        held[key].clone()
                     };
                     let value = (draw(8) > 0).then(|| format!("{client}.{round}").into_bytes());
                     let write = run.keys[key].writes.len();

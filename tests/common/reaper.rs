@@ -25,6 +25,8 @@ done
 [ -z "$dirs" ] || rm -rf $dirs
 "#;
 
+// The shell outlives this process by design, so nobody here waits for it.
+#[allow(clippy::zombie_processes)]
 fn tell(line: &str) {
     static PIPE: OnceLock<Mutex<ChildStdin>> = OnceLock::new();
     let pipe = PIPE.get_or_init(|| {

@@ -140,7 +140,7 @@ fn the_papers_anomaly_is_counted_and_is_no_error() {
         },
     ];
     let all = cart(&[("#1", 1), ("#2", 1), ("#3", 1), ("figs", 1), ("tea", 1)]);
-    let verdict = judge_union(&writes, &[all.clone()]);
+    let verdict = judge_union(&writes, std::slice::from_ref(&all));
     assert_eq!(
         (verdict.wrong.len(), verdict.came_back, verdict.lost),
         (0, 1, 0)
