@@ -25,12 +25,12 @@ use crate::clock::{Clock, Dice, SystemClock};
 use crate::config::{Config, Durability};
 use crate::metrics::Metrics;
 use crate::node::{ModuleError, ModuleFigures, Modules, Node, Ports};
-use crate::protocol::catalog::{Digest, Lawfulness, ModuleInfo};
+use crate::protocol::catalog::{Digest, ModuleInfo};
 use crate::protocol::effect::Input;
 use crate::protocol::id::NodeId;
 use crate::protocol::machine::{MEMBERSHIP_RECORD, Machine};
 use crate::protocol::membership::{Identity, Pace};
-use crate::reconcile::registry::{InspectError, LoadError, Registry, built_ins};
+use crate::reconcile::registry::{InspectError, LoadError, Registry};
 use crate::reconcile::wasm::{Sandbox, SandboxLimits, Workers};
 use crate::store::Store;
 use crate::store::sqlite::{Options, SqliteStore};
@@ -101,32 +101,6 @@ impl Modules for ModuleShelf {
     }
 }
 
-/// The modules that are compiled into the server, loaded and described.
-///
-/// They are not checked for their laws here: kinfold's own tests do that to the
-/// very bytes that are embedded.
-fn load_built_ins(registry: &Registry) -> anyhow::Result<Vec<(&'static str, ModuleInfo)>> {
-    let mut modules = Vec::new();
-    for (name, bytes) in built_ins() {
-        let loaded = registry
-            .load(Digest::of(bytes))
-            .with_context(|| format!("the built-in reconciler {name} does not load"))?;
-        let description = loaded.description();
-        let info = ModuleInfo {
-            digest: loaded.digest(),
-            size_bytes: loaded.size_bytes(),
-            kind: loaded.kind(),
-            eager: description.eager,
-            summary: description.summary.as_str().into(),
-            version: description.version.as_str().into(),
-            lawfulness: Lawfulness::BuiltIn,
-            built_in: true,
-        };
-        modules.push((*name, info));
-    }
-    Ok(modules)
-}
-
 /// The parts that outlive the connections.
 struct Parts {
     node: Arc<Node>,
@@ -169,7 +143,7 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
     let prepared = tokio::task::spawn_blocking(move || {
         let sandbox = Arc::new(Sandbox::new(limits, Some(compiled_dir))?);
         let registry = Arc::new(Registry::open(modules_dir, sandbox.clone())?);
-        let modules = load_built_ins(&registry)?;
+        let modules = registry.load_built_ins().context("a built-in reconciler")?;
         let workers = Arc::new(Workers::start(sandbox)?);
         anyhow::Ok((registry, workers, modules))
     });

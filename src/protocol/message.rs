@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::Digest;
 use super::context::Context;
-use super::effect::{Address, StoreError, View};
+use super::effect::{Address, StoreError};
 use super::id::{ClusterId, ItemKey, NodeId, Partition, TableId};
 use super::membership::{News, Summary};
 use super::siblings::{SiblingSet, StateHash};
@@ -202,6 +202,3 @@ pub struct Introduction {
     pub address: Address,
     pub cluster: Option<ClusterId>,
 }
-
-/// Keeps the data type's view and the stored value apart in signatures.
-pub type Rendered = View;

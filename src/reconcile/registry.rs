@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::laws::{self, Counterexample, Samples, Verdict};
 use super::wasm::{InvalidModule, Loaded, MAX_MODULE_BYTES, Sandbox};
-use crate::protocol::catalog::{Digest, ModuleInfo};
+use crate::protocol::catalog::{Digest, Lawfulness, ModuleInfo};
 
 /// The modules that are compiled into the server, by the names that they go by.
 static BUILT_INS: &[(&str, &[u8])] = &[
@@ -226,18 +226,35 @@ impl Registry {
         if let (Verdict::Violated(counterexample), false) = (&verdict, accept_unlawful) {
             return Err(InspectError::Unlawful(counterexample.clone()));
         }
-        let description = loaded.description();
-        let info = ModuleInfo {
-            digest: loaded.digest(),
-            size_bytes: loaded.size_bytes(),
-            kind: loaded.kind(),
-            eager: description.eager,
-            summary: description.summary.as_str().into(),
-            version: description.version.as_str().into(),
-            lawfulness: verdict.lawfulness(),
-            built_in: built_in(loaded.digest()).is_some(),
-        };
+        let info = describe(&loaded, verdict.lawfulness());
         Ok(Inspection { info, verdict })
+    }
+
+    /// The modules that are compiled into the server, loaded and described.
+    ///
+    /// They are not checked for their laws here: kinfold's own tests do that to
+    /// the very bytes that are embedded.
+    pub fn load_built_ins(&self) -> Result<Vec<(&'static str, ModuleInfo)>, LoadError> {
+        let load = |(name, bytes): &(&'static str, &[u8])| {
+            let loaded = self.load(Digest::of(bytes))?;
+            Ok((*name, describe(&loaded, Lawfulness::BuiltIn)))
+        };
+        BUILT_INS.iter().map(load).collect()
+    }
+}
+
+/// What a module says of itself, with what the law check says of it.
+fn describe(loaded: &Loaded, lawfulness: Lawfulness) -> ModuleInfo {
+    let description = loaded.description();
+    ModuleInfo {
+        digest: loaded.digest(),
+        size_bytes: loaded.size_bytes(),
+        kind: loaded.kind(),
+        eager: description.eager,
+        summary: description.summary.as_str().into(),
+        version: description.version.as_str().into(),
+        lawfulness,
+        built_in: built_in(loaded.digest()).is_some(),
     }
 }
 
