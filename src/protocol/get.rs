@@ -338,3 +338,151 @@ impl Get {
         self.strict
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::context::Context;
+    use crate::protocol::dot::{Actor, Dot, Epoch};
+    use crate::protocol::siblings::Version;
+
+    fn state(counters: &[u64]) -> SiblingSet {
+        let mut set = SiblingSet::new();
+        for &counter in counters {
+            let actor = Actor {
+                node: NodeId(9),
+                epoch: Epoch(1),
+            };
+            let version = Version {
+                value: Some(bytes::Bytes::from_static(b"v")),
+                content_type: "text/plain".into(),
+                written_at_us: counter,
+                stands_for: None,
+            };
+            set.put(&Context::new(), Dot { actor, counter }, version);
+        }
+        set
+    }
+
+    fn hash(set: &SiblingSet) -> ReadAnswer {
+        ReadAnswer::Hash {
+            hash: set.hash(),
+            is_empty: set.is_empty(),
+        }
+    }
+
+    fn ask(node: u64, hash_only: bool) -> GetAction {
+        GetAction::Ask {
+            node: NodeId(node),
+            hash_only,
+        }
+    }
+
+    /// Node 1 coordinates and is the first primary of three.
+    fn get(nodes: u64, r: usize, strict: bool, down: &[u64]) -> (Get, Vec<GetAction>) {
+        let preference: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+        Get::new(&preference, 3, r, strict, NodeId(1), |node| {
+            !down.contains(&node.0)
+        })
+    }
+
+    #[test]
+    fn one_state_and_equal_hashes_are_enough_and_repair_nothing() {
+        let set = state(&[1]);
+        let (mut get, actions) = get(3, 2, false, &[]);
+        assert_eq!(actions, [ask(1, false), ask(2, true), ask(3, true)]);
+        assert_eq!(get.on_answer(NodeId(2), hash(&set)), []);
+        assert_eq!(
+            get.on_answer(NodeId(1), ReadAnswer::State(set.clone())),
+            [GetAction::Answer(set.clone())]
+        );
+        assert_eq!(get.on_answer(NodeId(3), hash(&set)), []);
+        assert!(get.is_finished());
+    }
+
+    #[test]
+    fn a_differing_hash_is_not_counted_before_its_state_is_joined() {
+        let (old, new) = (state(&[1]), state(&[1, 2]));
+        let (mut get, _) = get(3, 2, false, &[]);
+        assert_eq!(get.on_answer(NodeId(1), ReadAnswer::State(old.clone())), []);
+        assert_eq!(get.on_answer(NodeId(2), hash(&new)), [ask(2, false)]);
+        assert_eq!(
+            get.on_answer(NodeId(2), ReadAnswer::State(new.clone())),
+            [GetAction::Answer(new.clone())]
+        );
+        // The last reply tells who lags: both that hold the old state.
+        let repair = |node| GetAction::Repair {
+            node: NodeId(node),
+            set: new.clone(),
+        };
+        assert_eq!(get.on_answer(NodeId(3), hash(&old)), [repair(1), repair(3)]);
+    }
+
+    #[test]
+    fn a_fallback_that_holds_nothing_does_not_count() {
+        let (mut get, actions) = get(5, 2, false, &[2, 3]);
+        assert_eq!(actions, [ask(1, false), ask(4, true), ask(5, true)]);
+        let nothing = SiblingSet::new();
+        assert_eq!(
+            get.on_answer(NodeId(1), ReadAnswer::State(nothing.clone())),
+            []
+        );
+        assert_eq!(get.on_answer(NodeId(4), hash(&nothing)), []);
+        // Nor does a whole state that is empty. Those that seem down are asked
+        // last, not never.
+        let actions = get.on_answer(NodeId(5), ReadAnswer::State(nothing));
+        assert_eq!(actions, [ask(2, false)]);
+        assert_eq!(get.on_failure(NodeId(2)), [ask(3, false)]);
+        assert_eq!(get.on_failure(NodeId(3)), [GetAction::Unmet { got: 1 }]);
+    }
+
+    #[test]
+    fn a_fallback_that_holds_something_counts() {
+        let set = state(&[1]);
+        let (mut get, _) = get(4, 2, false, &[2]);
+        get.on_answer(NodeId(1), ReadAnswer::State(set.clone()));
+        assert_eq!(
+            get.on_answer(NodeId(4), hash(&set)),
+            [GetAction::Answer(set)]
+        );
+    }
+
+    #[test]
+    fn a_failed_read_is_never_absent() {
+        let (mut get, _) = get(3, 3, false, &[]);
+        let nothing = SiblingSet::new();
+        get.on_answer(NodeId(1), ReadAnswer::State(nothing.clone()));
+        get.on_answer(NodeId(2), hash(&nothing));
+        assert_eq!(get.on_failure(NodeId(3)), [GetAction::Unmet { got: 2 }]);
+    }
+
+    #[test]
+    fn strict_asks_primaries_only() {
+        let (mut get, actions) = get(5, 2, true, &[2]);
+        assert_eq!(actions, [ask(1, false), ask(3, true)]);
+        assert_eq!(get.on_failure(NodeId(3)), [ask(2, false)]);
+        assert_eq!(get.on_failure(NodeId(2)), []);
+    }
+
+    #[test]
+    fn a_hedge_asks_for_a_state_where_none_came() {
+        let set = state(&[1]);
+        let (mut get, _) = get(4, 2, false, &[]);
+        assert_eq!(get.on_answer(NodeId(2), hash(&set)), []);
+        assert_eq!(get.on_hedge(), [ask(2, false), ask(4, false)]);
+        assert_eq!(get.on_answer(NodeId(2), ReadAnswer::State(set.clone())), []);
+        assert_eq!(
+            get.on_answer(NodeId(3), hash(&set)),
+            [GetAction::Answer(set)]
+        );
+    }
+
+    #[test]
+    fn time_ends_it_with_what_is_known() {
+        let (mut get, _) = get(3, 3, false, &[]);
+        get.on_answer(NodeId(1), ReadAnswer::State(state(&[1])));
+        assert_eq!(get.on_timeout(), [GetAction::Unmet { got: 1 }]);
+        assert!(get.is_finished());
+        assert_eq!(get.on_answer(NodeId(2), hash(&state(&[1]))), []);
+    }
+}

@@ -192,6 +192,7 @@ fn check_lines(run: &Run, set: &SiblingSet) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Settings;
     use super::super::workload::{Plan, play};
     use super::*;
 
@@ -225,6 +226,49 @@ mod tests {
             let mut run = play(seed, plan);
             check(&mut run).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         }
+    }
+
+    /// A forwarded write that the network repeats is one write: a second dot for
+    /// it would come back after the first was superseded.
+    #[test]
+    fn a_repeated_forward_is_one_write() {
+        let settings = Settings {
+            nodes: 5,
+            loss: 0,
+            duplication: 100,
+            ..Settings::default()
+        };
+        let mut world = World::new(11, settings);
+        assert!(world.run_until(20_000, World::is_settled));
+        let mut forwarded = 0;
+        for number in 0..20 {
+            let key = format!("key{number}");
+            let preference = world.preference(RAW_TABLE, key.as_bytes());
+            let outsider = (0..5).find(|&node| !preference[..3].contains(&world.node_id(node)));
+            let node = outsider.expect("five nodes, three primaries");
+            let id = world.ask(node, RAW_TABLE, key.as_bytes(), |request| ItemRequest {
+                ask: Ask::Put {
+                    client: crate::protocol::context::Context::new(),
+                    value: bytes::Bytes::from_static(b"once"),
+                    content_type: "text/plain".into(),
+                    representation: false,
+                },
+                ..request
+            });
+            world.run(2_000);
+            let written = world.responses.remove(&id);
+            assert!(
+                matches!(written, Some(Response::Written { .. })),
+                "{written:?}"
+            );
+            let item = item_key(&world, RAW_TABLE, key.as_bytes()).expect("a table");
+            for node in 0..5 {
+                let set = world.stored(node, &item);
+                assert!(set.len() <= 1, "{set:?}");
+                forwarded += usize::from(set.len() == 1);
+            }
+        }
+        assert_eq!(forwarded, 60, "three copies of each");
     }
 
     /// New seeds, for as many as are wanted:
