@@ -419,6 +419,20 @@ mod tests {
     }
 
     #[test]
+    fn hashes_alone_are_no_answer() {
+        let set = state(&[1]);
+        let (mut get, _) = get(3, 2, false, &[]);
+        assert_eq!(get.on_answer(NodeId(2), hash(&set)), []);
+        assert_eq!(get.on_answer(NodeId(3), hash(&set)), []);
+        // The one that was asked for its state fails: another gives it.
+        assert_eq!(get.on_failure(NodeId(1)), [ask(2, false)]);
+        assert_eq!(
+            get.on_answer(NodeId(2), ReadAnswer::State(set.clone())),
+            [GetAction::Answer(set)]
+        );
+    }
+
+    #[test]
     fn a_fallback_that_holds_nothing_does_not_count() {
         let (mut get, actions) = get(5, 2, false, &[2, 3]);
         assert_eq!(actions, [ask(1, false), ask(4, true), ask(5, true)]);

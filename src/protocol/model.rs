@@ -396,6 +396,37 @@ fn a_stored_fold_stands_for_its_inputs_only() {
     assert_eq!(joined.len(), 2, "a concurrent write survives");
 }
 
+/// Of siblings with several times the newest decides, whatever its dot: else
+/// last-write-wins would give another answer when it is folded in steps.
+#[test]
+fn a_fold_stands_for_its_newest_input_not_for_the_greatest_dot() {
+    let sibling = |node, written_at_us| {
+        let actor = crate::protocol::dot::Actor {
+            node: NodeId(node),
+            epoch: Epoch(1),
+        };
+        let dot = Dot { actor, counter: 1 };
+        let version = crate::protocol::siblings::Version {
+            value: Some(Bytes::from_static(b"v")),
+            content_type: "text/plain".into(),
+            written_at_us,
+            stands_for: None,
+        };
+        (dot, SiblingSet::delta(&Context::new(), dot, version))
+    };
+    let ((newest, left), (_, right)) = (sibling(1, 20), sibling(2, 10));
+    let mut row = Row {
+        minted: None,
+        set: left,
+    };
+    row.set.sync(&right);
+    let minting = World::default().minting(3);
+    let (folded, _) = plan_fold(row, None, "".into(), &minting, 20);
+    let (_, version) = folded.set.siblings().next().expect("one version");
+    assert_eq!(version.stands_for, Some(newest));
+    assert_eq!(version.written_at_us, 20);
+}
+
 /// The rules that keep a dot from being minted twice.
 #[test]
 fn a_fresh_epoch_is_taken_whenever_memory_is_in_doubt() {
