@@ -100,5 +100,7 @@ pub mod preference;
 pub mod put;
 pub mod replica;
 pub mod ring;
+#[cfg(test)]
+mod rows;
 pub mod siblings;
 pub mod time;
