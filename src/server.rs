@@ -286,6 +286,9 @@ pub async fn run(
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
         tracing::warn!("some requests were not finished in {DRAIN:?}");
     }
+    // Peers learn from refusals that this node stops; what they forwarded before
+    // they knew is refused too, and not lost with the connection.
+    tokio::time::sleep(LINGER).await;
     transport.close().await;
     tokio::task::spawn_blocking(move || {
         workers.close();

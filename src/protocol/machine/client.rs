@@ -15,8 +15,8 @@ use super::super::put::Put;
 use super::super::replica::Mutation;
 use super::super::siblings::SiblingSet;
 use super::{
-    AwaitedOf, GRACE_MS, Job, MAX_REQUESTS, Machine, Origin, READ_HEDGE_MS, Slot, SlotId, Stage,
-    WRITE_HEDGE_MS,
+    AwaitedOf, GRACE_MS, Job, MAX_REQUESTS, Machine, Origin, PASS_OVER_MS, READ_HEDGE_MS, Slot,
+    SlotId, Stage, WRITE_HEDGE_MS,
 };
 use std::collections::BTreeSet;
 
@@ -116,11 +116,14 @@ impl Machine {
         if reachable.contains(&self.me) && slot.unfit.is_none() {
             return true;
         }
-        let chosen = reachable
-            .iter()
-            .chain(usable)
-            .copied()
-            .find(|node| *node != self.me && !slot.forwarded_to.contains(node));
+        let untried = |node: &NodeId| *node != self.me && !slot.forwarded_to.contains(node);
+        let now_ms = self.now.monotonic_ms;
+        let ready = |node: &NodeId| {
+            let until_ms = self.passed_over.get(node);
+            until_ms.is_none_or(|until_ms| now_ms >= *until_ms)
+        };
+        let candidates = || reachable.iter().chain(usable).copied().filter(untried);
+        let chosen = candidates().find(ready).or_else(|| candidates().next());
         let Some(node) = chosen else {
             let refusal = match &slot.unfit {
                 None if usable.contains(&self.me) => return true,
@@ -160,6 +163,8 @@ impl Machine {
         if let AwaitedOf::Forward(slot) = awaited.of {
             if matches!(response, Response::Refused(Refusal::NotReady(_))) {
                 // It did nothing and says so: another one may.
+                let until_ms = self.now.monotonic_ms + PASS_OVER_MS;
+                self.passed_over.insert(from, until_ms);
                 return self.on_forward_lost(slot, id, true);
             }
             self.forget_message(slot, id);

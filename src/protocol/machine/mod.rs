@@ -68,6 +68,10 @@ pub const GRACE_MS: u64 = 10_000;
 /// are at least a second's worth.
 pub const MAX_FORWARDS_REMEMBERED: usize = 65_536;
 
+/// How long a node that refused a forwarded request as not ready is passed over:
+/// one that is stopping is gone by then, one that is starting is ready.
+pub const PASS_OVER_MS: u64 = 1_000;
+
 /// Random numbers, by argument.
 pub type Dice = Box<dyn FnMut() -> u64 + Send>;
 
@@ -230,6 +234,8 @@ pub struct Machine {
     /// Requests that got their turn at an item.
     resumable: VecDeque<SlotId>,
     next_id: u64,
+    /// Nodes that forwards pass over, and until when.
+    passed_over: BTreeMap<NodeId, u64>,
     /// Whether the node is about to stop: forwarded requests are refused, so
     /// that another node is asked.
     draining: bool,
@@ -278,6 +284,7 @@ impl Machine {
             forwards_in_order: VecDeque::new(),
             resumable: VecDeque::new(),
             next_id,
+            passed_over: BTreeMap::new(),
             draining: false,
             counters: Counters::default(),
             out: Vec::new(),
