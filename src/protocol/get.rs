@@ -57,6 +57,9 @@ pub struct Get {
     n: usize,
     strict: bool,
     joined: SiblingSet,
+    /// The hash of the join, kept because hashing a state costs more than joining
+    /// two that are equal. Means nothing while the join is empty.
+    joined_hash: StateHash,
     answered: bool,
     finished: bool,
 }
@@ -95,6 +98,7 @@ impl Get {
             n,
             strict,
             joined: SiblingSet::new(),
+            joined_hash: StateHash([0; 16]),
             answered: false,
             finished: false,
         };
@@ -155,8 +159,14 @@ impl Get {
                 replica.known = Known::Empty;
             }
             (ReadAnswer::State(set), _) => {
-                replica.known = Known::Joined(set.hash());
-                self.joined.sync(&set);
+                let hash = set.hash();
+                replica.known = Known::Joined(hash);
+                if self.joined.is_empty() {
+                    self.joined = set;
+                    self.joined_hash = hash;
+                } else if hash != self.joined_hash && self.joined.sync(&set) {
+                    self.joined_hash = self.joined.hash();
+                }
             }
             (ReadAnswer::Hash { hash, .. }, _) => replica.known = Known::Hash(hash),
         }
@@ -318,7 +328,7 @@ impl Get {
         if self.joined.is_empty() {
             return;
         }
-        let joined = self.joined.hash();
+        let joined = self.joined_hash;
         for replica in self.replicas.iter().filter(|replica| replica.primary) {
             let differs = match replica.known {
                 Known::Joined(hash) | Known::Hash(hash) => hash != joined,
