@@ -16,7 +16,7 @@ use super::dot::Dot;
 use super::id::{ItemKey, NodeId, Partition};
 use super::message::{ItemRequest, Message, Response};
 use super::replica::{Mutation, Outcome, Row};
-use super::siblings::{StateHash, Version};
+use super::siblings::{SiblingSet, StateHash, Version};
 
 /// A number that pairs a store or guest effect with its answer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -156,16 +156,101 @@ pub enum StoreRequest {
     CountHints,
     /// Writes a named record of the node itself (membership, catalog, layout).
     PutMeta { name: &'static str, bytes: Bytes },
+    /// The leaves of a partition from the rows themselves: up to `limit` of them
+    /// after this key, in the order of keys. Takes its turn among the changes:
+    /// every change of the partition that was answered before is in it, none that
+    /// is answered later. Every row is read whole, so that rot shows.
+    Derive {
+        partition: Partition,
+        after: Option<ItemKey>,
+        limit: usize,
+    },
+    /// The leaves that lie in these buckets of the partition's trees, of which
+    /// there are `width` (see `merkle.rs`), in the order of keys; damaged rows are
+    /// left out. Up to `limit` of them.
+    Leaves {
+        partition: Partition,
+        buckets: Vec<u32>,
+        width: u32,
+        limit: usize,
+    },
+    /// These rows, as far as they are there and sound, until `max_bytes` of values
+    /// are exceeded.
+    ReadMany {
+        partition: Partition,
+        keys: Vec<ItemKey>,
+        max_bytes: usize,
+    },
+    /// The sound rows of a partition after this key, in the order of keys, until
+    /// `limit` rows or `max_bytes` of values are reached.
+    Scan {
+        partition: Partition,
+        after: Option<ItemKey>,
+        limit: usize,
+        max_bytes: usize,
+    },
+    /// Forgets rows whose state still hashes to this, and with `hints` whatever
+    /// hints name those items. (Strays that their owners hold; reaped tombstones.)
+    Forget {
+        partition: Partition,
+        items: Vec<(ItemKey, StateHash)>,
+        hints: bool,
+    },
+    /// How many hints name an item of this partition. Takes its turn among the
+    /// changes.
+    CountHintsOf { partition: Partition },
 }
 
 /// What the store answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoreReply {
     Row(Option<Row>),
-    Updated(Outcome),
+    /// What became of the change, and how the row's leaf changed; none when the
+    /// row is as it was.
+    Updated(Outcome, Option<LeafChange>),
     Hints(Vec<Hint>),
     HintCounts(Vec<(NodeId, u64)>),
+    /// How many there are.
+    Count(u64),
+    /// Leaves, in the order of keys. `done` when no more follow.
+    Leaves {
+        leaves: Vec<Leaf>,
+        done: bool,
+    },
+    /// Rows, in the order of keys or as they were asked for. `done` when no more
+    /// follow.
+    Rows {
+        rows: Vec<(ItemKey, SiblingSet)>,
+        done: bool,
+    },
+    /// What was asked is done, and these rows changed or went by it.
+    Dropped(Vec<LeafChange>),
     Done,
+}
+
+/// A row as the Merkle trees see it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    pub key: ItemKey,
+    /// The hash of its state; none when the row is damaged.
+    pub hash: Option<StateHash>,
+    /// For an item of which only tombstones are left: when the newest of them was
+    /// written, in microseconds since the Unix epoch.
+    pub deleted_us: Option<u64>,
+}
+
+/// How a change altered a row's leaf. Changes of one item, added up in any order,
+/// lead from its first hash to its last.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeafChange {
+    pub partition: Partition,
+    pub key: ItemKey,
+    /// None when there was no row, or none that could be read.
+    pub before: Option<StateHash>,
+    /// None when the row went.
+    pub after: Option<StateHash>,
+    /// Whether a damaged row was replaced: what was known of it before is void.
+    pub mended: bool,
 }
 
 /// Why the store could not answer. Never to be taken for "absent".

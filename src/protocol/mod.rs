@@ -93,6 +93,7 @@ pub mod id;
 pub mod layout;
 pub mod machine;
 pub mod membership;
+pub mod merkle;
 pub mod message;
 #[cfg(test)]
 mod model;

@@ -79,6 +79,11 @@ pub enum Mutation {
     },
     /// A delta or a whole set from a peer.
     Sync { set: SiblingSet, max_actors: usize },
+    /// A peer's whole set, which stores take in the place of a row that they
+    /// cannot read. (A delta must not: it would pass for the whole state.) The
+    /// node's memory of its minting is lost with the row, so its next mint takes
+    /// a fresh epoch.
+    Mend { set: SiblingSet, max_actors: usize },
     /// Stores `row` if the state is still the one that it was made from.
     Replace { expected: StateHash, row: Row },
     /// Stores what `made` brings beside whatever peers brought since it was made,
@@ -250,7 +255,7 @@ pub fn apply(row: Option<Row>, mutation: Mutation) -> (Option<Row>, Outcome) {
             after.set.truncate(limits.max_actors);
             (Some(after), Outcome::Written(written))
         }
-        Mutation::Sync { set, max_actors } => {
+        Mutation::Sync { set, max_actors } | Mutation::Mend { set, max_actors } => {
             let mut after = row.clone();
             after.set.sync(&set);
             after.set.truncate(max_actors);

@@ -69,7 +69,7 @@ impl Machine {
         };
         slot.working = false;
         let outcome = match reply {
-            Ok(StoreReply::Updated(outcome)) => outcome,
+            Ok(StoreReply::Updated(outcome, _)) => outcome,
             Ok(other) => unreachable!("a change is answered by its outcome, not {other:?}"),
             Err(error) => return self.fail_write(id, error),
         };
