@@ -291,6 +291,7 @@ pub fn of_machine(counters: &Counters) -> Vec<Family> {
     };
     let outcome = |name: &str| vec![("outcome", name.to_owned())];
     let purpose = |name: &str| vec![("for", name.to_owned())];
+    let direction = |name: &str| vec![("direction", name.to_owned())];
     vec![
         Family {
             name: "kinfold_quorums",
@@ -352,6 +353,49 @@ pub fn of_machine(counters: &Counters) -> Vec<Family> {
             "kinfold_store_failures",
             "Store requests that failed",
             counters.store_failures,
+        ),
+        counter(
+            "kinfold_exchange_roots",
+            "Partitions compared with another owner's",
+            counters.roots_compared,
+        ),
+        counter(
+            "kinfold_exchange_differing",
+            "Of those, partitions that differed",
+            counters.trees_differing,
+        ),
+        Family {
+            name: "kinfold_exchange_rows",
+            help: "Rows that exchange, transfers and strays brought here or took from here",
+            samples: Samples::Counter(vec![
+                (direction("received"), counters.rows_received),
+                (direction("given"), counters.rows_given),
+            ]),
+        },
+        counter(
+            "kinfold_exchange_failures",
+            "Exchanges with a peer that did not end well, and are made again",
+            counters.sessions_failed,
+        ),
+        counter(
+            "kinfold_partitions_derived",
+            "Partitions whose rows were read whole to check them",
+            counters.partitions_derived,
+        ),
+        counter(
+            "kinfold_trees_corrected",
+            "Of those, partitions whose rows were not as the writes had left them",
+            counters.trees_corrected,
+        ),
+        counter(
+            "kinfold_strays_moved",
+            "Rows handed over to their owners and forgotten here",
+            counters.strays_moved,
+        ),
+        counter(
+            "kinfold_tombstones_reaped",
+            "Deletions forgotten, since nothing can contradict them any more",
+            counters.tombstones_reaped,
         ),
         gauge(
             "kinfold_coordinated_in_flight",

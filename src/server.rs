@@ -28,7 +28,7 @@ use crate::node::{ModuleError, ModuleFigures, Modules, Node, Ports};
 use crate::protocol::catalog::{Digest, ModuleInfo};
 use crate::protocol::effect::Input;
 use crate::protocol::id::NodeId;
-use crate::protocol::machine::{MEMBERSHIP_RECORD, Machine};
+use crate::protocol::machine::{MEMBERSHIP_RECORD, Machine, Upkeep};
 use crate::protocol::membership::{Identity, Pace};
 use crate::reconcile::registry::{InspectError, LoadError, Registry};
 use crate::reconcile::wasm::{Sandbox, SandboxLimits, Workers};
@@ -179,7 +179,7 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
     };
     let pace = Pace::new(config.cluster.gossip_interval.as_millis() as u64);
     let seed = dice.next_u64();
-    let (machine, first) = Machine::new(
+    let (mut machine, first) = Machine::new(
         identity,
         pace,
         persisted,
@@ -187,6 +187,10 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
         clock.now(),
         Box::new(move || dice.next_u64()),
     );
+    machine.set_upkeep(Upkeep {
+        exchange_interval_ms: config.cluster.exchange_interval.as_millis() as u64,
+        reap_after_ms: config.cluster.reap_after.as_millis() as u64,
+    });
 
     // Modules that tables used before the restart are compiled before the first
     // request; the cache of compiled code makes that quick.

@@ -1,7 +1,7 @@
 //! `/v1/cluster`: the cluster as seen from this node.
 //!
-//! `strays` and `transfers` are part of the document from the first release on.
-//! This release moves no data when the layout changes, so they are 0 and empty.
+//! `strays` counts items that the answering node holds and does not own;
+//! `transfers` says how far it has come in being filled, from whom.
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -20,6 +20,18 @@ pub fn show<S: Service>(service: &S, call: &Call) -> Answer {
     Query::parse(call.parts.uri.query(), &[])?;
     let view = service.cluster_view();
     let members: Vec<Value> = view.members.iter().map(member).collect();
+    let transfers: Vec<Value> = view
+        .transfers
+        .iter()
+        .map(|transfer| {
+            json!({
+                "from": transfer.from.as_ref(),
+                "to": transfer.to.as_ref(),
+                "partitions_done": transfer.partitions_done,
+                "partitions": transfer.partitions,
+            })
+        })
+        .collect();
     Ok(super::json(
         StatusCode::OK,
         &json!({
@@ -27,8 +39,8 @@ pub fn show<S: Service>(service: &S, call: &Call) -> Answer {
             "layout_version": view.layout_version,
             "members": members,
             "under_replicated": view.under_replicated,
-            "strays": 0,
-            "transfers": [],
+            "strays": view.strays,
+            "transfers": transfers,
         }),
     ))
 }

@@ -79,11 +79,22 @@ fn status(output: &Output, answer: &Value) -> Result<(), CliError> {
     ];
     output.table(&header, rows)?;
     output.line(&format!(
-        "seen from {}, layout {}, {} under-replicated partitions",
+        "seen from {}, layout {}, {} under-replicated partitions, {} strays",
         cell(&answer["node"]),
         cell(&answer["layout_version"]),
         cell(&answer["under_replicated"]),
-    ))
+        cell(&answer["strays"]),
+    ))?;
+    for transfer in list(answer, "transfers") {
+        output.line(&format!(
+            "{} is being filled from {}: {} of {} partitions",
+            cell(&transfer["to"]),
+            cell(&transfer["from"]),
+            cell(&transfer["partitions_done"]),
+            cell(&transfer["partitions"]),
+        ))?;
+    }
+    Ok(())
 }
 
 /// How far a clock is ahead, in milliseconds: gossip cannot tell it any finer.

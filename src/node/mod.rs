@@ -21,7 +21,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 pub use admin::{AdminError, Upload};
-pub use views::{ClusterView, MemberView, PreferenceView, RingView};
+pub use views::{ClusterView, MemberView, PreferenceView, RingView, TransferView};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;

@@ -20,6 +20,20 @@ pub struct ClusterView {
     pub members: Vec<MemberView>,
     /// Partitions with fewer live holders than they should have.
     pub under_replicated: u64,
+    /// Items that this node holds of partitions that it does not own, those kept
+    /// for a primary that is away among them.
+    pub strays: u64,
+    /// What this node is being filled with.
+    pub transfers: Vec<TransferView>,
+}
+
+/// How far the filling of this node from another has come.
+#[derive(Clone, Debug)]
+pub struct TransferView {
+    pub from: Arc<str>,
+    pub to: Arc<str>,
+    pub partitions_done: u64,
+    pub partitions: u64,
 }
 
 /// One member as this node sees it.
@@ -95,12 +109,28 @@ impl Node {
                 })
                 .count() as u64
         });
+        let name_of = |node| {
+            let member = membership.member(node);
+            member.map_or_else(|| Arc::from(node.to_string()), |member| member.name.clone())
+        };
+        let transfers = machine
+            .transfers()
+            .into_iter()
+            .map(|transfer| TransferView {
+                from: name_of(transfer.from),
+                to: self.name.clone(),
+                partitions_done: transfer.done,
+                partitions: transfer.total,
+            })
+            .collect();
         ClusterView {
             node: self.name.clone(),
             cluster: membership.cluster().map(|cluster| cluster.to_string()),
             layout_version: layout.map_or(0, |layout| layout.version()),
             members,
             under_replicated,
+            strays: machine.strays(),
+            transfers,
         }
     }
 

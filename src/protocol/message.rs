@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::catalog::Digest;
 use super::context::Context;
 use super::effect::{Address, StoreError};
+use super::exchange;
 use super::id::{ClusterId, ItemKey, NodeId, Partition, TableId};
 use super::membership::{News, Summary};
 use super::siblings::{SiblingSet, StateHash};
@@ -182,6 +183,15 @@ pub enum Message {
     Module {
         digest: Digest,
         bytes: Option<Bytes>,
+    },
+    /// One step of bringing replicas in line; see `exchange.rs`.
+    Exchange {
+        id: MessageId,
+        ask: exchange::Ask,
+    },
+    ExchangeAnswer {
+        id: MessageId,
+        answer: Result<exchange::Answer, Refusal>,
     },
 }
 

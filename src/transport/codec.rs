@@ -26,6 +26,7 @@
 use bytes::{Buf, BytesMut};
 use postcard::ser_flavors::Flavor;
 
+use crate::protocol::exchange;
 use crate::protocol::message::{Ask, Message, ReadAnswer, Response};
 
 /// The wire versions that this build reads and writes, ascending. A version is
@@ -245,7 +246,18 @@ fn check(message: &Message) -> Result<(), FrameError> {
             Response::Written { context } => context.is_well_formed(),
             Response::Refused(_) => true,
         },
-        Message::Read { .. }
+        Message::Exchange {
+            ask: exchange::Ask::Give { rows, .. },
+            ..
+        }
+        | Message::ExchangeAnswer {
+            answer:
+                Ok(exchange::Answer::Compared { rows, .. } | exchange::Answer::Pulled { rows, .. }),
+            ..
+        } => rows.iter().all(|(_, set)| set.is_well_formed()),
+        Message::Exchange { .. }
+        | Message::ExchangeAnswer { .. }
+        | Message::Read { .. }
         | Message::ReadAnswer { .. }
         | Message::WriteAnswer { .. }
         | Message::Probe { .. }

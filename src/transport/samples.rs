@@ -8,8 +8,10 @@ use crate::protocol::catalog::{Catalog, Digest};
 use crate::protocol::context::Context;
 use crate::protocol::dot::{Actor, Dot, Epoch};
 use crate::protocol::effect::StoreError;
+use crate::protocol::exchange;
 use crate::protocol::id::{ClusterId, ItemKey, NodeId, Partition, TableId};
 use crate::protocol::membership::{Answered, Member, News, Pulse, Status, Summary, Wants};
+use crate::protocol::merkle::Sum;
 use crate::protocol::message::{
     Ask, ItemRequest, Message, MessageId, ReadAnswer, Refusal, Response, ValueResponse,
 };
@@ -115,6 +117,88 @@ fn summary() -> Summary {
     }
 }
 
+/// Every question and answer of an exchange.
+fn exchanges() -> Vec<Message> {
+    let partition = Partition(7);
+    let items = vec![(key(), StateHash([3; 16]))];
+    let rows = vec![(key(), set(b"value"))];
+    let asks = vec![
+        exchange::Ask::Roots {
+            width: 4096,
+            roots: vec![exchange::Root {
+                partition,
+                class: 3,
+                sum: Sum(u128::MAX),
+            }],
+        },
+        exchange::Ask::Branches {
+            partition,
+            class: 3,
+            level: 1,
+            nodes: vec![(5, vec![Sum(1); 16])],
+        },
+        exchange::Ask::Compare {
+            partition,
+            class: 3,
+            width: 4096,
+            buckets: vec![0, 4095],
+            leaves: items.clone(),
+        },
+        exchange::Ask::Pull {
+            partition,
+            class: 3,
+            after: Some(key()),
+        },
+        exchange::Ask::Give {
+            partition,
+            rows: rows.clone(),
+        },
+        exchange::Ask::Holds {
+            partition,
+            items: items.clone(),
+        },
+        exchange::Ask::Vote {
+            partition,
+            class: 3,
+            layout: 9,
+            aged_ms: 3_600_000,
+            items: items.clone(),
+        },
+        exchange::Ask::Reap { partition, items },
+    ];
+    let answers = vec![
+        Ok(exchange::Answer::Roots(vec![
+            exchange::RootVerdict::Same,
+            exchange::RootVerdict::Differs { items: 1 },
+            exchange::RootVerdict::Unknown,
+        ])),
+        Ok(exchange::Answer::Branches(vec![1, 255])),
+        Ok(exchange::Answer::Compared {
+            wants: vec![0],
+            rows: rows.clone(),
+            more: true,
+        }),
+        Ok(exchange::Answer::Pulled {
+            rows,
+            next: Some(key()),
+        }),
+        Ok(exchange::Answer::Given),
+        Ok(exchange::Answer::Lacking(vec![0])),
+        Ok(exchange::Answer::Vote {
+            clean: true,
+            same: vec![0],
+        }),
+        Ok(exchange::Answer::Reaped),
+        Err(Refusal::Overloaded),
+    ];
+    let id = MessageId(77);
+    let asks = asks.into_iter().map(|ask| Message::Exchange { id, ask });
+    let answers = answers
+        .into_iter()
+        .map(|answer| Message::ExchangeAnswer { id, answer });
+    asks.chain(answers).collect()
+}
+
 /// One message of every kind, and of every kind within those.
 pub fn one_of_each() -> Vec<Message> {
     let id = MessageId(128);
@@ -131,7 +215,7 @@ pub fn one_of_each() -> Vec<Message> {
         layout_seen: 1,
         layout_synced: 1,
     };
-    vec![
+    let mut all = vec![
         Message::Read {
             id,
             partition: Partition(0),
@@ -245,5 +329,7 @@ pub fn one_of_each() -> Vec<Message> {
             digest: Digest::of(b"module"),
             bytes: None,
         },
-    ]
+    ];
+    all.extend(exchanges());
+    all
 }

@@ -57,6 +57,7 @@ impl Machine {
             awaited: BTreeSet::new(),
             forwarded_to: Vec::new(),
             attempts: 0,
+            begun_ms: now_ms,
             holds_item: false,
             unfolded: false,
             unfit: None,

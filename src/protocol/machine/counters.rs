@@ -18,4 +18,20 @@ pub struct Counters {
     pub swap_conflicts: u64,
     pub store_failures: u64,
     pub requests_in_hand: u64,
+    /// Partitions whose trees were made from their rows; and of those, how many
+    /// were not as the writes had left them.
+    pub partitions_derived: u64,
+    pub trees_corrected: u64,
+    /// Roots that were compared with a peer's; and how many differed.
+    pub roots_compared: u64,
+    pub trees_differing: u64,
+    pub sessions_begun: u64,
+    pub sessions_failed: u64,
+    /// Rows that came from peers by exchange, and rows that went to them.
+    pub rows_received: u64,
+    pub rows_given: u64,
+    /// About how many bytes of rows this node's own sessions moved.
+    pub exchange_bytes: u64,
+    pub strays_moved: u64,
+    pub tombstones_reaped: u64,
 }

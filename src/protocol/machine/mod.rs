@@ -8,29 +8,42 @@
 //! hint. It holds no item's data between requests: rows live in the store.
 //!
 //! The parts: `client.rs` carries a client's request from its first step to its
-//! last, `write.rs` brings a write to its replicas, `fold.rs` runs reconcilers for it, `serve.rs` does what peers ask, and
-//! `upkeep.rs` minds gossip, hints, modules and the clock.
+//! last, `write.rs` brings a write to its replicas, `fold.rs` runs reconcilers for
+//! it, `serve.rs` does what peers ask, and `upkeep.rs` minds gossip, hints, modules
+//! and the clock. Replicas stay alike by `exchange.rs` (the asking side),
+//! `serving.rs` (the answering one), `filling.rs` (a node gets what it should
+//! hold), `strays.rs` (and gives away what it should not), and `reaping.rs` forgets
+//! what was deleted long ago.
 
 mod client;
 mod counters;
+mod exchange;
+mod filling;
 mod fold;
+mod outcomes;
+mod reaping;
 mod serve;
+mod serving;
+mod strays;
 mod upkeep;
 mod write;
 
 pub use counters::Counters;
+pub use exchange::{MAX_SESSIONS, Upkeep};
+pub use filling::Transfer;
 pub use upkeep::MEMBERSHIP_RECORD;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use self::exchange::{Exchanges, SessionId};
 use super::catalog::{Catalog, Digest, Table};
 use super::effect::{
     Effect, GuestRequest, Input, JobId, RequestId, StoreError, StoreReply, StoreRequest,
 };
 use super::get::Get;
 use super::hint::{Delivered, Deliveries};
-use super::id::{ItemKey, NodeId, TableId};
+use super::id::{ItemKey, NodeId, Partition, TableId};
 use super::membership::{Identity, Membership, Pace, Persisted};
 use super::message::{ItemRequest, Message, MessageId, Refusal, Response};
 use super::put::Put;
@@ -150,6 +163,7 @@ struct Slot {
     /// Nodes that a forward was tried with.
     forwarded_to: Vec<NodeId>,
     attempts: u32,
+    begun_ms: u64,
     /// Whether it is this item's turn-holder, see `Machine::busy`.
     holds_item: bool,
     /// Folding failed or makes no sense: store the siblings as they are.
@@ -175,6 +189,12 @@ enum AwaitedOf {
     Hint(Delivered),
     /// Read repair: nobody waits, but a failure tells of the peer.
     Nothing,
+    Roots,
+    Session(SessionId),
+    /// The step of the sweep that it belongs to.
+    Sweep(u64),
+    /// The ballot that it belongs to.
+    Reaping(u64),
 }
 
 /// A store or guest effect under way.
@@ -188,14 +208,25 @@ enum Job {
     PeerRead {
         from: NodeId,
         id: MessageId,
+        partition: Partition,
         hash_only: bool,
     },
     PeerWrite {
         from: NodeId,
         id: MessageId,
+        partition: Partition,
         hint_for: Option<NodeId>,
     },
     RepairHere,
+    Derive(Partition),
+    /// Leaves or rows that a session wants.
+    Session(SessionId),
+    /// A row that a session brought.
+    SessionRow(SessionId),
+    /// Something that a peer's question needs.
+    Serve(u64),
+    /// The step of the sweep that it belongs to.
+    Sweep(u64),
     HintBatch(NodeId),
     HintDrop,
     HintCount,
@@ -223,6 +254,7 @@ pub struct Machine {
     busy: BTreeMap<ItemKey, VecDeque<SlotId>>,
     hints: Deliveries,
     hints_looked_ms: u64,
+    exchanges: Exchanges,
     /// The modules that this node holds, and when each lacking one was asked for.
     modules_held: BTreeSet<Digest>,
     modules_asked_ms: BTreeMap<Digest, u64>,
@@ -277,6 +309,7 @@ impl Machine {
             busy: BTreeMap::new(),
             hints: Deliveries::default(),
             hints_looked_ms: 0,
+            exchanges: Exchanges::new(now.monotonic_ms),
             modules_held: BTreeSet::new(),
             modules_asked_ms: BTreeMap::new(),
             unsendable: VecDeque::new(),
@@ -478,103 +511,6 @@ impl Machine {
         let id = JobId(self.next_id());
         self.jobs.insert(id, Job::SlotGuest(slot));
         self.out.push(Effect::Guest { job: id, request });
-    }
-
-    fn on_stored(&mut self, job: JobId, reply: Result<StoreReply, super::effect::StoreError>) {
-        let Some(job) = self.jobs.remove(&job) else {
-            debug_assert!(false, "every job is answered once");
-            return;
-        };
-        if reply.is_err() {
-            self.counters.store_failures += 1;
-        }
-        match job {
-            Job::SlotRead(slot) => self.on_slot_read(slot, reply),
-            Job::SlotStore(slot) => self.on_slot_stored(slot, reply),
-            Job::SlotGuest(_) => debug_assert!(false, "a guest's answer comes from a guest"),
-            Job::SlotHint(target) => {
-                if reply.is_ok() {
-                    self.hints_noted(&[target]);
-                }
-            }
-            Job::PeerRead {
-                from,
-                id,
-                hash_only,
-            } => self.on_peer_read(from, id, hash_only, reply),
-            Job::PeerWrite { from, id, hint_for } => {
-                self.on_peer_written(from, id, hint_for, reply)
-            }
-            Job::RepairHere => {}
-            // Loaded before the delivered ones are forgotten, the next batch
-            // would be the same.
-            Job::HintDrop => self.deliver_hints(),
-            Job::Persist { revision } => {
-                if reply.is_ok() {
-                    let gossip = self
-                        .membership
-                        .on_persisted(revision, self.now.monotonic_ms);
-                    self.on_gossip(gossip);
-                }
-            }
-            Job::HintBatch(target) => self.on_hints_loaded(target, reply),
-            Job::HintCount => {
-                if let Ok(StoreReply::HintCounts(counts)) = reply {
-                    self.hints.on_counts(&counts);
-                }
-            }
-        }
-    }
-
-    fn hints_noted(&mut self, targets: &[NodeId]) {
-        self.counters.hints_noted += targets.len() as u64;
-        self.hints.on_added(targets);
-    }
-
-    /// A message will not be answered.
-    ///
-    /// `undelivered`: it was never handed to the network, so what it asked did
-    /// not happen.
-    fn on_lost(&mut self, id: MessageId, undelivered: bool) {
-        let Some(Awaited { node, of }) = self.awaited.remove(&id) else {
-            return;
-        };
-        match of {
-            AwaitedOf::Read(slot) => self.on_read_lost(slot, id, node),
-            AwaitedOf::Write(slot) => self.on_write_lost(slot, id, node),
-            AwaitedOf::Forward(slot) => self.on_forward_lost(slot, id, undelivered),
-            AwaitedOf::Hint(delivered) => self.hints.on_failed(node, Some(delivered.id)),
-            AwaitedOf::Nothing => {}
-        }
-    }
-
-    fn on_undelivered(&mut self, to: NodeId, message: Message, overloaded: bool) {
-        if !overloaded {
-            self.membership
-                .on_undelivered(to, &message, self.now.monotonic_ms);
-            self.notice_liveness();
-        }
-        match message {
-            Message::Read { id, .. } | Message::Write { id, .. } | Message::Forward { id, .. } => {
-                self.on_lost(id, true);
-            }
-            // Answers and gossip: whoever waits for them has a timer.
-            _ => {}
-        }
-    }
-
-    fn on_disconnected(&mut self, peer: NodeId) {
-        self.membership.on_disconnected(peer, self.now.monotonic_ms);
-        self.notice_liveness();
-        let lost: Vec<MessageId> = self
-            .awaited
-            .iter()
-            .filter(|(_, awaited)| awaited.node == peer)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in lost {
-            self.on_lost(id, false);
-        }
     }
 
     fn refuse(&mut self, origin: Origin, refusal: Refusal) {

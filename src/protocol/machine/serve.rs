@@ -2,7 +2,8 @@
 //! requests that were forwarded to it.
 
 use super::super::effect::{StoreError, StoreReply, StoreRequest};
-use super::super::id::NodeId;
+use super::super::exchange;
+use super::super::id::{NodeId, Partition};
 use super::super::message::{Message, MessageId, ReadAnswer, Refusal};
 use super::super::replica::Mutation;
 use super::{AwaitedOf, Job, MAX_FORWARDS_REMEMBERED, Machine, Origin};
@@ -24,6 +25,7 @@ impl Machine {
                 let job = Job::PeerRead {
                     from,
                     id,
+                    partition,
                     hash_only,
                 };
                 self.store(job, StoreRequest::Read { partition, key });
@@ -53,7 +55,12 @@ impl Machine {
                 // A hint for oneself is no hint: the write has arrived.
                 let hint_for = hint_for.filter(|primary| *primary != self.me);
                 let hints = hint_for.into_iter().collect();
-                let job = Job::PeerWrite { from, id, hint_for };
+                let job = Job::PeerWrite {
+                    from,
+                    id,
+                    partition,
+                    hint_for,
+                };
                 self.store(
                     job,
                     StoreRequest::Update {
@@ -94,6 +101,8 @@ impl Machine {
                     });
                 }
             }
+            Message::Exchange { id, ask } => self.on_exchange(from, id, ask),
+            Message::ExchangeAnswer { id, answer } => self.on_exchange_answer(from, id, answer),
             Message::Module { digest, bytes } => {
                 let wanted = self.modules_asked_ms.contains_key(&digest);
                 if let (Some(bytes), true) = (bytes, wanted) {
@@ -130,10 +139,15 @@ impl Machine {
         &mut self,
         from: NodeId,
         id: MessageId,
+        partition: Partition,
         hash_only: bool,
         reply: Result<StoreReply, StoreError>,
     ) {
         let answer = match reply {
+            // What it lacks may have been acknowledged by the copy that it lost.
+            Ok(_) if !self.is_filled(partition) => Err(Refusal::NotReady(
+                "its disk is being filled again".to_owned(),
+            )),
             Ok(StoreReply::Row(row)) => {
                 let set = row.map(|row| row.set).unwrap_or_default();
                 Ok(if hash_only {
@@ -205,7 +219,26 @@ impl Machine {
                 self.hints.on_failed(from, Some(delivered.id));
                 self.finish_hints();
             }
-            (AwaitedOf::Read(_) | AwaitedOf::Forward(_) | AwaitedOf::Nothing, _) => {}
+            _ => {}
+        }
+    }
+
+    fn on_exchange_answer(
+        &mut self,
+        from: NodeId,
+        id: MessageId,
+        answer: Result<exchange::Answer, Refusal>,
+    ) {
+        let Some(awaited) = self.awaited.remove(&id) else {
+            return;
+        };
+        debug_assert_eq!(awaited.node, from);
+        match awaited.of {
+            AwaitedOf::Roots => self.on_roots(id, answer),
+            AwaitedOf::Session(session) => self.on_session_answer(session, answer),
+            AwaitedOf::Sweep(step) => self.on_sweep_answer(step, answer),
+            AwaitedOf::Reaping(ballot) => self.on_reaping_answer(ballot, from, answer),
+            _ => {}
         }
     }
 }

@@ -15,6 +15,10 @@ use super::{AwaitedOf, Job, Machine};
 /// How long a node waits before it asks another one for a module.
 const MODULE_RETRY_MS: u64 = 1_000;
 
+/// A node that was not ticked for this long was asleep: stopped, swapped out, or
+/// starved of its processor.
+const ASLEEP_MS: u64 = 1_000;
+
 /// The name of the record under which a store keeps what gossip knows.
 pub const MEMBERSHIP_RECORD: &str = "membership";
 /// The version of that record's bytes; every version ever written stays readable.
@@ -38,6 +42,11 @@ impl Machine {
             self.fetch_modules();
         }
         self.finish_hints();
+        self.notice_sleep();
+        self.tick_exchanges();
+        self.tick_filling();
+        self.tick_sweep();
+        self.tick_reaping();
         while let Some(&(due_ms, slot)) = self.timers.first() {
             if due_ms > now_ms {
                 break;
@@ -45,6 +54,17 @@ impl Machine {
             self.timers.pop_first();
             self.on_timer(slot);
         }
+    }
+
+    /// A process that did not run for a while may have old news of others in its
+    /// buffers, and must say so where it is asked what it still has in hand.
+    fn notice_sleep(&mut self) {
+        let now_ms = self.now.monotonic_ms;
+        let exchanges = &mut self.exchanges;
+        if now_ms > exchanges.ticked_ms + ASLEEP_MS {
+            exchanges.awake_since_ms = now_ms;
+        }
+        exchanges.ticked_ms = now_ms;
     }
 
     pub(super) fn on_gossip(&mut self, gossip: Vec<Gossip>) {
@@ -133,6 +153,7 @@ impl Machine {
             .map(|table| (table.id, table.clone()))
             .collect();
         self.tables = Arc::new(tables);
+        self.note_classes();
         self.out.push(Effect::CatalogChanged);
         self.fetch_modules();
     }
