@@ -102,6 +102,15 @@ impl Trees {
         }
     }
 
+    /// Whether there are items of this class, in trees that are known or made.
+    pub fn has_class(&self, class: Class) -> bool {
+        let deriving = self.deriving.iter().map(|deriving| &deriving.trees);
+        self.known
+            .values()
+            .chain(deriving)
+            .any(|trees| trees.contains_key(&class))
+    }
+
     /// Whether the partition's trees are known.
     pub fn is_known(&self, partition: Partition) -> bool {
         self.known.contains_key(&partition)

@@ -295,8 +295,13 @@ impl Machine {
                 self.on_operation_row(id, row.unwrap_or_default());
             }
             Ok(StoreReply::Row(row)) => {
-                let set = row.map(|row| row.set).unwrap_or_default();
                 let me = self.me;
+                let partition = self.slots.get(&id).map(|slot| slot.item.partition);
+                if partition.is_some_and(|partition| !self.is_filled(partition)) {
+                    // What the own copy lacks may have been acknowledged by it.
+                    return self.with_get(id, |get| get.on_failure(me));
+                }
+                let set = row.map(|row| row.set).unwrap_or_default();
                 self.with_get(id, |get| get.on_answer(me, ReadAnswer::State(set)));
             }
             Ok(other) => unreachable!("a read is answered by a row, not {other:?}"),

@@ -183,13 +183,18 @@ impl Machine {
                 )
             })
             .collect();
-        // A table that is new here may have rows already: writes come before news.
-        let known = |(id, class): (&TableId, &Class)| self.exchanges.classes.get(id) == Some(class);
-        let same = classes.len() == self.exchanges.classes.len() && classes.iter().all(known);
-        if !same {
-            self.exchanges.classes = classes;
-            self.exchanges.trees.forget_all();
+        // Rows of a table that is new here were counted as nobody's, if there are
+        // any: writes come before news.
+        let exchanges = &mut self.exchanges;
+        let changed = exchanges
+            .classes
+            .iter()
+            .any(|(id, class)| classes.get(id) != Some(class));
+        let grown = classes.len() > exchanges.classes.len();
+        if changed || (grown && exchanges.trees.has_class(NO_CLASS)) {
+            exchanges.trees.forget_all();
         }
+        exchanges.classes = classes;
     }
 
     /// A row changed here.
