@@ -223,6 +223,8 @@ pub struct Machine {
     busy: BTreeMap<ItemKey, VecDeque<SlotId>>,
     hints: Deliveries,
     hints_looked_ms: u64,
+    /// How many requests to forget hints are unanswered.
+    hint_drops: usize,
     /// The modules that this node holds, and when each lacking one was asked for.
     modules_held: BTreeSet<Digest>,
     modules_asked_ms: BTreeMap<Digest, u64>,
@@ -277,6 +279,7 @@ impl Machine {
             busy: BTreeMap::new(),
             hints: Deliveries::default(),
             hints_looked_ms: 0,
+            hint_drops: 0,
             modules_held: BTreeSet::new(),
             modules_asked_ms: BTreeMap::new(),
             unsendable: VecDeque::new(),
@@ -508,7 +511,12 @@ impl Machine {
             Job::RepairHere => {}
             // Loaded before the delivered ones are forgotten, the next batch
             // would be the same.
-            Job::HintDrop => self.deliver_hints(),
+            Job::HintDrop => {
+                self.hint_drops -= 1;
+                if self.hint_drops == 0 {
+                    self.deliver_hints();
+                }
+            }
             Job::Persist { revision } => {
                 if reply.is_ok() {
                     let gossip = self
