@@ -144,7 +144,8 @@ pub enum StoreRequest {
     },
     /// Up to `limit` hints for the node, oldest first, with their rows.
     Hints { target: NodeId, limit: usize },
-    /// Forgets delivered hints. With a hash, which a node gives that is no
+    /// Forgets delivered hints, all of one file ([`HintId::file`]): what one file
+    /// does is done whole or not at all, and is answered in its turn. With a hash, which a node gives that is no
     /// primary of the item: only if the row's state still hashes to it (else the
     /// hint stays, and what the item is now is delivered again), and with the
     /// item's last hint the row goes too, since a fallback that has handed over
@@ -159,7 +160,8 @@ pub enum StoreRequest {
     /// The leaves of a partition from the rows themselves: up to `limit` of them
     /// after this key, in the order of keys. Takes its turn among the changes:
     /// every change of the partition that was answered before is in it, none that
-    /// is answered later. Every row is read whole, so that rot shows.
+    /// is answered later. Every row is read whole, so that rot shows; large rows
+    /// make for fewer leaves, at least one unless the end is reached.
     Derive {
         partition: Partition,
         after: Option<ItemKey>,
@@ -167,7 +169,9 @@ pub enum StoreRequest {
     },
     /// The leaves that lie in these buckets of the partition's trees, of which
     /// there are `width` (see `merkle.rs`), in the order of keys; damaged rows are
-    /// left out. Up to `limit` of them.
+    /// left out. Up to `limit` of them; when there are more, asking again gives the
+    /// same ones, so a limit is there to guard memory and is best never met. All
+    /// keys of the partition are gone through for it, see `benches/store.rs`.
     Leaves {
         partition: Partition,
         buckets: Vec<u32>,
@@ -190,7 +194,7 @@ pub enum StoreRequest {
         max_bytes: usize,
     },
     /// Forgets rows whose state still hashes to this, and with `hints` whatever
-    /// hints name those items. (Strays that their owners hold; reaped tombstones.)
+    /// hints name those items, where the row went or was not there. (Strays that their owners hold; reaped tombstones.)
     Forget {
         partition: Partition,
         items: Vec<(ItemKey, StateHash)>,
@@ -205,8 +209,8 @@ pub enum StoreRequest {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoreReply {
     Row(Option<Row>),
-    /// What became of the change, and how the row's leaf changed; none when the
-    /// row is as it was.
+    /// What became of the change, and how the row's leaf changed; none when it is
+    /// as it was (the row itself may have changed: its memory of minting).
     Updated(Outcome, Option<LeafChange>),
     Hints(Vec<Hint>),
     HintCounts(Vec<(NodeId, u64)>),
@@ -223,7 +227,7 @@ pub enum StoreReply {
         rows: Vec<(ItemKey, SiblingSet)>,
         done: bool,
     },
-    /// What was asked is done, and these rows changed or went by it.
+    /// What was asked is done, and these rows went by it.
     Dropped(Vec<LeafChange>),
     Done,
 }

@@ -1,29 +1,51 @@
 //! The store in memory: for simulation, the model checker and tests.
 //!
 //! Promises: those of [`Store`], with every request carried out and answered
-//! before `submit` returns, and the same requests giving the same answers. What
+//! before `submit` returns, and the same requests giving the same answers (in the
+//! order of the changes as long as one thread at a time submits). What
 //! a simulated disk lost is for the one who simulates to say: [`snapshot`] and
-//! [`restore`] take and put back everything that is stored.
+//! [`restore`] take and put back everything that is stored, [`damage`] makes a row
+//! rot, [`set_full`] fills the disk.
 //!
 //! [`snapshot`]: MemoryStore::snapshot
 //! [`restore`]: MemoryStore::restore
+//! [`damage`]: MemoryStore::damage
+//! [`set_full`]: MemoryStore::set_full
+
+mod walk;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
 use super::{Done, Figures, Store};
-use crate::protocol::effect::{Hint, HintId, StoreError, StoreReply, StoreRequest};
+use crate::protocol::effect::{Hint, HintId, LeafChange, StoreError, StoreReply, StoreRequest};
 use crate::protocol::id::{ItemKey, NodeId, Partition};
 use crate::protocol::replica::{Mutation, Outcome, Row, apply};
+use crate::protocol::siblings::StateHash;
 
 /// The one file that hints lie in.
 const FILE: u32 = 0;
+
+/// A row, with the hash of its state: made once, as in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kept {
+    row: Row,
+    state: StateHash,
+    /// Nothing can be read of it.
+    damaged: bool,
+}
+
+impl Kept {
+    fn sound(&self) -> Option<&Kept> {
+        (!self.damaged).then_some(self)
+    }
+}
 
 /// Everything that a [`MemoryStore`] stores, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     incarnation: u64,
-    rows: BTreeMap<(Partition, ItemKey), Row>,
+    rows: BTreeMap<(Partition, ItemKey), Kept>,
     /// By sequence.
     hints: BTreeMap<i64, (NodeId, Partition, ItemKey)>,
     /// The same hints by what they name.
@@ -41,6 +63,7 @@ struct State {
     stored: Snapshot,
     figures: Figures,
     closed: bool,
+    full: bool,
 }
 
 impl MemoryStore {
@@ -54,6 +77,7 @@ impl MemoryStore {
                 },
                 figures: Figures::default(),
                 closed: false,
+                full: false,
             }),
         }
     }
@@ -75,12 +99,34 @@ impl MemoryStore {
         state.closed = false;
     }
 
-    /// Every row, in the order of partition, table, partition key and sort key.
+    /// Every row that can be read, in the order of partition, table, partition key
+    /// and sort key.
     pub fn rows(&self) -> Vec<(Partition, ItemKey, Row)> {
         let state = self.state();
         let rows = state.stored.rows.iter();
-        rows.map(|((partition, key), row)| (*partition, key.clone(), row.clone()))
+        let sound = rows.filter(|(_, kept)| !kept.damaged);
+        sound
+            .map(|((partition, key), kept)| (*partition, key.clone(), kept.row.clone()))
             .collect()
+    }
+
+    /// One row; none when it is not there or cannot be read.
+    pub fn row(&self, partition: Partition, key: &ItemKey) -> Option<Row> {
+        let state = self.state();
+        let kept = state.stored.rows.get(&(partition, key.clone()))?;
+        kept.sound().map(|kept| kept.row.clone())
+    }
+
+    /// Makes a row unreadable until it is mended; false when there is none.
+    pub fn damage(&self, partition: Partition, key: &ItemKey) -> bool {
+        let mut state = self.state();
+        let kept = state.stored.rows.get_mut(&(partition, key.clone()));
+        kept.map(|kept| kept.damaged = true).is_some()
+    }
+
+    /// Whether the disk is full: changes are refused then, and reads go on.
+    pub fn set_full(&self, full: bool) {
+        self.state().full = full;
     }
 }
 
@@ -89,52 +135,53 @@ impl State {
         if self.closed {
             return Err(StoreError::Io("the store is closed".into()));
         }
-        let reply = match request {
+        let damaged = &mut self.figures.damaged_rows;
+        let stored = &mut self.stored;
+        let request = match request {
             StoreRequest::Read { partition, key } => {
-                return Ok(StoreReply::Row(
-                    self.stored.rows.get(&(partition, key)).cloned(),
-                ));
+                let kept = stored.rows.get(&(partition, key.clone()));
+                let row = sound_or_corrupt(kept, &key, damaged)?;
+                return Ok(StoreReply::Row(row.map(|kept| kept.row.clone())));
             }
             StoreRequest::Hints { target, limit } => {
-                return Ok(StoreReply::Hints(self.stored.hints_for(target, limit)));
+                return Ok(StoreReply::Hints(stored.hints_for(target, limit, damaged)));
             }
             StoreRequest::CountHints => {
-                return Ok(StoreReply::HintCounts(self.stored.count_hints()));
+                return Ok(StoreReply::HintCounts(stored.count_hints()));
             }
-            StoreRequest::Update {
+            StoreRequest::CountHintsOf { partition } => {
+                let hints = stored.hints.values();
+                let count = hints.filter(|hint| hint.1 == partition).count();
+                return Ok(StoreReply::Count(count as u64));
+            }
+            StoreRequest::Derive {
                 partition,
-                key,
-                mutation,
-                hints,
-            } => self.stored.update(partition, key, mutation, &hints)?,
-            StoreRequest::AddHints {
+                after,
+                limit,
+            } => return Ok(stored.derive(partition, after, limit, damaged)),
+            StoreRequest::Leaves {
                 partition,
-                key,
-                hints,
-            } => {
-                self.stored.add_hints(partition, &key, &hints);
-                StoreReply::Done
-            }
-            StoreRequest::DropHints { hints } => {
-                for (id, partition, key, then_drop) in hints {
-                    let item = (partition, key);
-                    if let (Some(delivered), Some(row)) = (then_drop, self.stored.rows.get(&item))
-                        && row.set.hash() != delivered
-                    {
-                        continue;
-                    }
-                    let dropped = self.stored.drop_hint(id, partition, &item.1);
-                    if dropped && then_drop.is_some() && !self.stored.is_hinted(&item) {
-                        self.stored.rows.remove(&item);
-                    }
-                }
-                StoreReply::Done
-            }
-            StoreRequest::PutMeta { name, bytes } => {
-                self.stored.meta.insert(name.to_owned(), bytes.to_vec());
-                StoreReply::Done
-            }
+                buckets,
+                width,
+                limit,
+            } => return Ok(stored.leaves(partition, &buckets, width, limit, damaged)),
+            StoreRequest::ReadMany {
+                partition,
+                keys,
+                max_bytes,
+            } => return Ok(stored.read_many(partition, keys, max_bytes, damaged)),
+            StoreRequest::Scan {
+                partition,
+                after,
+                limit,
+                max_bytes,
+            } => return Ok(stored.scan(partition, after, limit, max_bytes, damaged)),
+            change => change,
         };
+        if self.full {
+            return Err(StoreError::Full);
+        }
+        let reply = stored.change(request, damaged)?;
         self.figures.commits += 1;
         self.figures.changes += 1;
         self.figures.batch_sizes[0] += 1;
@@ -142,16 +189,95 @@ impl State {
     }
 }
 
+fn corrupt(key: &ItemKey) -> StoreError {
+    StoreError::Corrupt(format!("{key:?}: damaged at will"))
+}
+
+/// The row, if there is one; damage is an error.
+fn sound_or_corrupt<'a>(
+    kept: Option<&'a Kept>,
+    key: &ItemKey,
+    damaged: &mut u64,
+) -> Result<Option<&'a Kept>, StoreError> {
+    let Some(kept) = kept else { return Ok(None) };
+    match kept.sound() {
+        None => {
+            *damaged += 1;
+            Err(corrupt(key))
+        }
+        sound => Ok(sound),
+    }
+}
+
 impl Snapshot {
+    fn change(
+        &mut self,
+        request: StoreRequest,
+        damaged: &mut u64,
+    ) -> Result<StoreReply, StoreError> {
+        match request {
+            StoreRequest::Update {
+                partition,
+                key,
+                mutation,
+                hints,
+            } => self.update(partition, key, mutation, &hints, damaged),
+            StoreRequest::AddHints {
+                partition,
+                key,
+                hints,
+            } => {
+                self.add_hints(partition, &key, &hints);
+                Ok(StoreReply::Done)
+            }
+            StoreRequest::DropHints { hints } => {
+                let mut gone = Vec::new();
+                for (id, partition, key, then_drop) in hints {
+                    gone.extend(self.drop_hint(id, partition, key, then_drop, damaged));
+                }
+                Ok(StoreReply::Dropped(gone))
+            }
+            StoreRequest::Forget {
+                partition,
+                items,
+                hints,
+            } => {
+                let mut gone = Vec::new();
+                for (key, state) in items {
+                    gone.extend(self.forget((partition, key), state, hints, damaged));
+                }
+                Ok(StoreReply::Dropped(gone))
+            }
+            StoreRequest::PutMeta { name, bytes } => {
+                self.meta.insert(name.to_owned(), bytes.to_vec());
+                Ok(StoreReply::Done)
+            }
+            other => unreachable!("{other:?} changes nothing and was answered before"),
+        }
+    }
+
     fn update(
         &mut self,
         partition: Partition,
         key: ItemKey,
         mutation: Mutation,
         hints: &[NodeId],
+        damaged: &mut u64,
     ) -> Result<StoreReply, StoreError> {
         let item = (partition, key);
-        let (made, outcome) = apply(self.rows.get(&item).cloned(), mutation);
+        let kept = self.rows.get(&item);
+        let mended = kept.is_some_and(|kept| kept.damaged);
+        let kept = match sound_or_corrupt(kept, &item.1, damaged) {
+            Err(_) if matches!(mutation, Mutation::Mend { .. }) => None,
+            sound => sound?,
+        };
+        let before = kept.map(|kept| kept.state);
+        let (made, outcome) = apply(kept.map(|kept| kept.row.clone()), mutation);
+        // A peer that has nothing mends nothing: the item would pass for absent.
+        if mended && made.is_none() {
+            return Err(corrupt(&item.1));
+        }
+        let mut after = before;
         if let Some(row) = made {
             if !row.set.is_well_formed() {
                 let key = item.1;
@@ -159,12 +285,91 @@ impl Snapshot {
                     "{key:?}: the change makes a sibling set that is not well formed"
                 )));
             }
-            self.rows.insert(item.clone(), row);
+            let state = row.set.hash();
+            after = Some(state);
+            let kept = Kept {
+                row,
+                state,
+                damaged: false,
+            };
+            self.rows.insert(item.clone(), kept);
         }
         if let Outcome::Written(_) | Outcome::Synced { .. } | Outcome::Replaced = outcome {
             self.add_hints(partition, &item.1, hints);
         }
-        Ok(StoreReply::Updated(outcome))
+        let leaf = (before != after).then_some(LeafChange {
+            partition,
+            key: item.1,
+            before,
+            after,
+            mended,
+        });
+        Ok(StoreReply::Updated(outcome, leaf))
+    }
+
+    /// Removes a row whose state is this; tells what its leaf was, and whether the
+    /// row is not there now.
+    fn remove_at(
+        &mut self,
+        item: &(Partition, ItemKey),
+        state: StateHash,
+        damaged: &mut u64,
+    ) -> (Option<LeafChange>, bool) {
+        match sound_or_corrupt(self.rows.get(item), &item.1, damaged) {
+            Ok(None) => (None, true),
+            Ok(Some(kept)) if kept.state == state => {
+                self.rows.remove(item);
+                let leaf = LeafChange {
+                    partition: item.0,
+                    key: item.1.clone(),
+                    before: Some(state),
+                    after: None,
+                    mended: false,
+                };
+                (Some(leaf), true)
+            }
+            Ok(Some(_)) | Err(_) => (None, false),
+        }
+    }
+
+    fn drop_hint(
+        &mut self,
+        id: HintId,
+        partition: Partition,
+        key: ItemKey,
+        then_drop: Option<StateHash>,
+        damaged: &mut u64,
+    ) -> Option<LeafChange> {
+        let item = (partition, key);
+        if let Some(delivered) = then_drop {
+            match sound_or_corrupt(self.rows.get(&item), &item.1, damaged) {
+                Ok(Some(kept)) if kept.state != delivered => return None,
+                Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+        let dropped = self.remove_hint(id, partition, &item.1);
+        let delivered = then_drop.filter(|_| dropped && !self.is_hinted(&item))?;
+        self.remove_at(&item, delivered, damaged).0
+    }
+
+    fn forget(
+        &mut self,
+        item: (Partition, ItemKey),
+        state: StateHash,
+        hints: bool,
+        damaged: &mut u64,
+    ) -> Option<LeafChange> {
+        let (leaf, is_gone) = self.remove_at(&item, state, damaged);
+        if hints && is_gone {
+            let (partition, key) = item;
+            let first = (partition, key.clone(), NodeId(0));
+            let last = (partition, key, NodeId(u64::MAX));
+            for (_, sequence) in self.sequences.extract_if(first..=last, |_, _| true) {
+                self.hints.remove(&sequence);
+            }
+        }
+        leaf
     }
 
     fn add_hints(&mut self, partition: Partition, key: &ItemKey, hints: &[NodeId]) {
@@ -181,7 +386,7 @@ impl Snapshot {
     }
 
     /// Whether there was such a hint.
-    fn drop_hint(&mut self, id: HintId, partition: Partition, key: &ItemKey) -> bool {
+    fn remove_hint(&mut self, id: HintId, partition: Partition, key: &ItemKey) -> bool {
         let named = self.hints.get(&id.sequence);
         let named = named.filter(|hint| hint.1 == partition && hint.2 == *key && id.file == FILE);
         let Some(&(target, ..)) = named else {
@@ -198,20 +403,24 @@ impl Snapshot {
         next.is_some_and(|((p, k, _), _)| (p, k) == (partition, key))
     }
 
-    fn hints_for(&self, target: NodeId, limit: usize) -> Vec<Hint> {
+    /// A hint whose row is damaged is passed over and stays: the item is neither
+    /// delivered nor forgotten.
+    fn hints_for(&self, target: NodeId, limit: usize, damaged: &mut u64) -> Vec<Hint> {
         let hints = self.hints.iter().filter(|(_, hint)| hint.0 == target);
-        hints
-            .take(limit)
-            .map(|(&sequence, (_, partition, key))| Hint {
+        let sound = hints.filter_map(|(&sequence, (_, partition, key))| {
+            let kept = self.rows.get(&(*partition, key.clone()));
+            let row = sound_or_corrupt(kept, key, damaged).ok()?;
+            Some(Hint {
                 id: HintId {
                     file: FILE,
                     sequence,
                 },
                 partition: *partition,
                 key: key.clone(),
-                row: self.rows.get(&(*partition, key.clone())).cloned(),
+                row: row.map(|kept| kept.row.clone()),
             })
-            .collect()
+        });
+        sound.take(limit).collect()
     }
 
     fn count_hints(&self) -> Vec<(NodeId, u64)> {
@@ -235,7 +444,11 @@ impl Store for MemoryStore {
     }
 
     fn renew_incarnation(&self, incarnation: u64) -> Result<(), StoreError> {
-        self.state().stored.incarnation = incarnation;
+        let mut state = self.state();
+        if state.full {
+            return Err(StoreError::Full);
+        }
+        state.stored.incarnation = incarnation;
         Ok(())
     }
 

@@ -7,6 +7,13 @@
 //! one item take effect in the order they were submitted, and a read sees every
 //! change that was answered before the read was submitted. Of a change that is
 //! not answered yet a read may see the outcome or not.
+//!
+//! The Merkle trees rely on two more: the answers about one partition's changes,
+//! and to what takes its turn among them (`Derive`, `CountHintsOf`), come in the
+//! order in which the changes were made; and every change of a row is told, once,
+//! by the hashes of its state before and after. Both hold for changes; an answer
+//! to a plain read may overtake them. A row that cannot be read stays as it is
+//! under every change but `Mutation::Mend`.
 
 pub mod memory;
 pub mod row;
@@ -60,6 +67,6 @@ pub struct Figures {
     pub changes: u64,
     /// Transactions by how many changes they held: up to 1, 2, 4, … 1024.
     pub batch_sizes: [u64; 11],
-    /// Times that a stored row was found damaged.
+    /// Times that a stored row was found damaged, the same one each time.
     pub damaged_rows: u64,
 }

@@ -17,7 +17,7 @@
 //!
 //! The checksum runs over the item's encoded key, the version byte, and all
 //! that follows the checksum. The state hash is [`SiblingSet::hash`], so that
-//! a read that wants only the hash need not decode. There is no length: the
+//! a read that wants only the hash need not make it. There is no length: the
 //! store knows it, and a row that was cut short fails its checksum.
 //!
 //! Not promised: that damage which keeps a CRC32C is noticed, one in four
@@ -25,10 +25,16 @@
 //!
 //! [`SiblingSet::hash`]: crate::protocol::siblings::SiblingSet::hash
 
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::protocol::context::Context;
+use crate::protocol::dot::Dot;
 use crate::protocol::effect::StoreError;
 use crate::protocol::id::ItemKey;
-use crate::protocol::replica::Row;
-use crate::protocol::siblings::StateHash;
+use crate::protocol::replica::{Minted, Row};
+use crate::protocol::siblings::{SiblingSet, StateHash};
 
 /// The version that this code writes, and the newest that it reads.
 const VERSION: u8 = 1;
@@ -74,15 +80,17 @@ fn checksum(key: &ItemKey, version: u8, rest: &[u8]) -> u32 {
 }
 
 /// Writes the row of the item `key` into `buffer`, whose old content goes: a
-/// writer keeps one buffer for all its rows.
-pub fn encode(key: &ItemKey, row: &Row, buffer: &mut Vec<u8>) {
+/// writer keeps one buffer for all its rows. `state` is the hash of the row's set,
+/// which the one who changed it has made for the Merkle trees already.
+pub fn encode(key: &ItemKey, row: &Row, state: StateHash, buffer: &mut Vec<u8>) {
     debug_assert!(
         row.set.is_well_formed(),
         "a row is checked before it is kept"
     );
+    debug_assert_eq!(row.set.hash(), state, "the header is what trees go by");
     buffer.clear();
     buffer.extend_from_slice(&[VERSION, 0, 0, 0, 0]);
-    buffer.extend_from_slice(&row.set.hash().0);
+    buffer.extend_from_slice(&state.0);
     let mut encoded =
         postcard::to_extend(row, std::mem::take(buffer)).expect("rows always encode into memory");
     let sum = checksum(key, VERSION, &encoded[HASH_AT..]);
@@ -107,32 +115,109 @@ fn open<'a>(key: &ItemKey, bytes: &'a [u8]) -> Result<(StateHash, &'a [u8]), Dam
     Ok((StateHash(*hash), body))
 }
 
-/// The hash of the state that these bytes hold, without decoding it.
-pub fn state_hash(key: &ItemKey, bytes: &[u8]) -> Result<StateHash, Damage> {
-    open(key, bytes).map(|(hash, _)| hash)
+/// The body of a row; nothing may follow it.
+fn body<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Damage> {
+    match postcard::take_from_bytes(bytes)? {
+        (body, []) => Ok(body),
+        (_, rest) => Err(Damage::Trailing(rest.len())),
+    }
 }
 
 /// Reads the row of the item `key`.
 ///
 /// Allocates no more than a small multiple of `bytes`, whatever they say.
 pub fn decode(key: &ItemKey, bytes: &[u8]) -> Result<Row, Damage> {
-    let (_, body) = open(key, bytes)?;
-    let (row, rest): (Row, &[u8]) = postcard::take_from_bytes(body)?;
-    if !rest.is_empty() {
-        return Err(Damage::Trailing(rest.len()));
-    }
+    decode_with_state(key, bytes).map(|(row, _)| row)
+}
+
+/// Reads the row of the item `key`, and the hash of its state from its header.
+pub fn decode_with_state(key: &ItemKey, bytes: &[u8]) -> Result<(Row, StateHash), Damage> {
+    let (state, rest) = open(key, bytes)?;
+    let row: Row = body(rest)?;
     if !row.set.is_well_formed() {
         return Err(Damage::Malformed);
     }
-    Ok(row)
+    Ok((row, state))
+}
+
+/// What the Merkle trees want to know of a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Skimmed {
+    pub state: StateHash,
+    /// See [`deleted_us`].
+    pub deleted_us: Option<u64>,
+}
+
+/// When the newest tombstone was written, of an item of which only tombstones are
+/// left; in microseconds since the Unix epoch.
+pub fn deleted_us(set: &SiblingSet) -> Option<u64> {
+    newest_tombstone(
+        set.siblings()
+            .map(|(_, version)| (version.is_tombstone(), version.written_at_us)),
+    )
+}
+
+fn newest_tombstone(versions: impl Iterator<Item = (bool, u64)>) -> Option<u64> {
+    let mut newest_us = None;
+    for (is_tombstone, written_at_us) in versions {
+        if !is_tombstone {
+            return None;
+        }
+        newest_us = newest_us.max(Some(written_at_us));
+    }
+    newest_us
+}
+
+/// [`Row`] as it is encoded, its values left where they lie.
+#[derive(Deserialize)]
+struct RowInPlace<'a> {
+    _minted: Option<Minted>,
+    #[serde(borrow)]
+    set: SetInPlace<'a>,
+}
+
+#[derive(Deserialize)]
+struct SetInPlace<'a> {
+    context: Context,
+    #[serde(borrow)]
+    siblings: BTreeMap<Dot, VersionInPlace<'a>>,
+}
+
+#[derive(Deserialize)]
+struct VersionInPlace<'a> {
+    #[serde(borrow)]
+    value: Option<&'a [u8]>,
+    _content_type: &'a str,
+    written_at_us: u64,
+    _stands_for: Option<Dot>,
+}
+
+/// Reads of the row of the item `key` what the Merkle trees want to know, and
+/// refuses what [`decode`] refuses, without copying a value.
+pub fn skim(key: &ItemKey, bytes: &[u8]) -> Result<Skimmed, Damage> {
+    let (state, rest) = open(key, bytes)?;
+    let SetInPlace { context, siblings } = body::<RowInPlace<'_>>(rest)?.set;
+    if !context.is_well_formed() || !siblings.keys().all(|dot| context.covers(*dot)) {
+        return Err(Damage::Malformed);
+    }
+    let versions = siblings.values();
+    Ok(Skimmed {
+        state,
+        deleted_us: newest_tombstone(
+            versions.map(|version| (version.value.is_none(), version.written_at_us)),
+        ),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::id::TableId;
+    use crate::protocol::dot::{Actor, Epoch};
+    use crate::protocol::id::{NodeId, TableId};
+    use crate::protocol::siblings::Version;
     use crate::store::suite::rows;
 
     fn key(name: &[u8]) -> ItemKey {
@@ -141,7 +226,7 @@ mod tests {
 
     fn encoded(key: &ItemKey, row: &Row) -> Vec<u8> {
         let mut buffer = b"left over".to_vec();
-        encode(key, row, &mut buffer);
+        encode(key, row, row.set.hash(), &mut buffer);
         buffer
     }
 
@@ -158,8 +243,9 @@ mod tests {
         #[test]
         fn rows_round_trip(row in rows()) {
             let bytes = encoded(&key(b"a"), &row);
-            prop_assert_eq!(state_hash(&key(b"a"), &bytes), Ok(row.set.hash()));
-            prop_assert_eq!(decode(&key(b"a"), &bytes), Ok(row));
+            let skimmed = Skimmed { state: row.set.hash(), deleted_us: deleted_us(&row.set) };
+            prop_assert_eq!(skim(&key(b"a"), &bytes), Ok(skimmed));
+            prop_assert_eq!(decode_with_state(&key(b"a"), &bytes), Ok((row, skimmed.state)));
         }
 
         #[test]
@@ -168,7 +254,7 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= 1u8 << bit;
             prop_assert!(decode(&key(b"a"), &bytes).is_err());
-            prop_assert!(state_hash(&key(b"a"), &bytes).is_err());
+            prop_assert!(skim(&key(b"a"), &bytes).is_err());
         }
 
         #[test]
@@ -180,10 +266,40 @@ mod tests {
         #[test]
         fn any_bytes_decode_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             prop_assert!(decode(&key(b"a"), &bytes).is_err());
-            if let Ok(row) = decode(&key(b"a"), &sealed(&key(b"a"), &bytes)) {
-                prop_assert!(row.set.is_well_formed());
-            }
+            let sealed = sealed(&key(b"a"), &bytes);
+            let decoded = decode_with_state(&key(b"a"), &sealed);
+            prop_assert!(decoded.iter().all(|(row, _)| row.set.is_well_formed()));
+            let decoded = decoded.map(|(row, state)| Skimmed { state, deleted_us: deleted_us(&row.set) });
+            prop_assert_eq!(skim(&key(b"a"), &sealed), decoded);
         }
+    }
+
+    #[test]
+    fn a_row_of_tombstones_says_when_the_newest_was_written() {
+        let written = |times: &[(Option<&'static [u8]>, u64)]| {
+            let mut set = SiblingSet::new();
+            for ((value, written_at_us), counter) in times.iter().zip(1..) {
+                let actor = Actor {
+                    node: NodeId(9),
+                    epoch: Epoch(1),
+                };
+                let version = Version {
+                    value: value.map(Bytes::from_static),
+                    content_type: "".into(),
+                    written_at_us: *written_at_us,
+                    stands_for: None,
+                };
+                set.put(&Context::new(), Dot { actor, counter }, version);
+            }
+            let row = Row { minted: None, set };
+            skim(&key(b"a"), &encoded(&key(b"a"), &row))
+                .expect("reads")
+                .deleted_us
+        };
+        assert_eq!(written(&[]), None);
+        assert_eq!(written(&[(None, 5)]), Some(5));
+        assert_eq!(written(&[(None, 7), (None, 5)]), Some(7));
+        assert_eq!(written(&[(None, 7), (Some(b""), 5)]), None);
     }
 
     #[test]

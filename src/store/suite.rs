@@ -1,8 +1,9 @@
 //! One suite of tests for every store, and what such tests need.
 //!
 //! Each test is a function of a [`Subject`]; the macro at the end runs all of
-//! them for each store. `suite/agree.rs` holds the stores against each other; what
-//! only SQLite promises is in `sqlite/tests.rs`.
+//! them for each store. `suite/agree.rs` holds the stores against each other,
+//! `suite/trees.rs` the trees that follow their changes; what only SQLite promises
+//! is in `sqlite/tests.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, mpsc};
@@ -12,13 +13,18 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 mod agree;
+mod hints;
+mod leaves;
+mod trees;
 
+use self::hints::*;
+use self::leaves::*;
 use super::Store;
 use super::memory::MemoryStore;
 use super::sqlite::{Options, SqliteStore};
 use crate::protocol::context::Context;
 use crate::protocol::dot::{Actor, Dot, Epoch};
-use crate::protocol::effect::{Hint, StoreError, StoreReply, StoreRequest};
+use crate::protocol::effect::{Hint, Leaf, LeafChange, StoreError, StoreReply, StoreRequest};
 use crate::protocol::id::{ItemKey, NodeId, Partition, TableId};
 use crate::protocol::replica::{Draft, Minting, Mutation, Outcome, Row, SiblingLimits, plan_write};
 use crate::protocol::siblings::{SiblingSet, StateHash};
@@ -29,6 +35,9 @@ pub const NODE: NodeId = NodeId(1);
 /// What the tests ask of a store beyond the trait.
 pub trait Subject: Store {
     fn rows_of(&self, partition: Partition) -> Vec<(ItemKey, Row)>;
+
+    /// Makes a row unreadable that is there.
+    fn damage(&self, partition: Partition, key: &ItemKey);
 }
 
 impl Subject for MemoryStore {
@@ -38,11 +47,19 @@ impl Subject for MemoryStore {
             .map(|(_, key, row)| (key, row))
             .collect()
     }
+
+    fn damage(&self, partition: Partition, key: &ItemKey) {
+        assert!(MemoryStore::damage(self, partition, key));
+    }
 }
 
 impl Subject for SqliteStore {
     fn rows_of(&self, partition: Partition) -> Vec<(ItemKey, Row)> {
         self.scan(partition).expect("no row is damaged")
+    }
+
+    fn damage(&self, partition: Partition, key: &ItemKey) {
+        self.flip_a_bit(partition, key);
     }
 }
 
@@ -105,7 +122,7 @@ pub fn put(store: &(impl Store + ?Sized), partition: u32, name: &str, value: &st
 
 pub fn updated(reply: Result<StoreReply, StoreError>) -> Outcome {
     match reply {
-        Ok(StoreReply::Updated(outcome)) => outcome,
+        Ok(StoreReply::Updated(outcome, _)) => outcome,
         other => panic!("not the reply to an update: {other:?}"),
     }
 }
@@ -146,12 +163,23 @@ pub fn hints(store: &(impl Store + ?Sized), target: NodeId, limit: usize) -> Vec
     }
 }
 
-fn drop_hint(store: &impl Store, hint: &Hint, then_drop: Option<StateHash>) {
+fn drop_hint(store: &impl Store, hint: &Hint, then_drop: Option<StateHash>) -> Vec<LeafChange> {
     let hints = vec![(hint.id, hint.partition, hint.key.clone(), then_drop)];
-    assert_eq!(
-        ask(store, StoreRequest::DropHints { hints }),
-        Ok(StoreReply::Done)
-    );
+    match ask(store, StoreRequest::DropHints { hints }) {
+        Ok(StoreReply::Dropped(gone)) => gone,
+        other => panic!("not the reply to a dropping: {other:?}"),
+    }
+}
+
+/// A change of an item of partition 0.
+fn change(name: &str, before: Option<StateHash>, after: Option<StateHash>) -> LeafChange {
+    LeafChange {
+        partition: Partition(0),
+        key: key(name),
+        before,
+        after,
+        mended: false,
+    }
 }
 
 fn hash_of(store: &impl Store, partition: u32, name: &str) -> StateHash {
@@ -344,91 +372,6 @@ fn changes_within_a_batch_see_each_other(store: &impl Subject) {
     assert_eq!(values(store, 0, "a"), ["one", "two"]);
 }
 
-fn hints_are_listed_oldest_first_with_their_rows(store: &impl Subject) {
-    let (target, other) = (NodeId(2), NodeId(u64::MAX));
-    for name in ["a", "b", "c"] {
-        ask(store, update(0, name, write(name, 1), vec![target, other])).expect("writes");
-    }
-    let names = |hints: Vec<Hint>| -> Vec<ItemKey> { hints.into_iter().map(|h| h.key).collect() };
-    assert_eq!(
-        names(hints(store, target, 9)),
-        [key("a"), key("b"), key("c")]
-    );
-    assert_eq!(names(hints(store, target, 2)), [key("a"), key("b")]);
-    assert_eq!(hints(store, target, 0), []);
-    assert_eq!(hints(store, NodeId(3), 9), []);
-    let listed = hints(store, target, 1);
-    assert_eq!(Ok(listed[0].row.clone()), read(store, 0, "a"));
-    assert_eq!(
-        ask(store, StoreRequest::CountHints),
-        Ok(StoreReply::HintCounts(vec![(target, 3), (other, 3)]))
-    );
-    // Added again, a hint goes to the end under another id.
-    let again = StoreRequest::AddHints {
-        partition: Partition(0),
-        key: key("a"),
-        hints: vec![target],
-    };
-    assert_eq!(ask(store, again), Ok(StoreReply::Done));
-    assert_eq!(
-        names(hints(store, target, 9)),
-        [key("b"), key("c"), key("a")]
-    );
-    assert_ne!(hints(store, target, 9)[2].id, listed[0].id);
-}
-
-fn a_hint_added_again_survives_its_predecessor(store: &impl Subject) {
-    let target = NodeId(2);
-    ask(store, update(0, "a", write("one", 1), vec![target])).expect("writes");
-    let listed = hints(store, target, 9);
-    ask(store, update(0, "a", write("two", 1), vec![target])).expect("writes");
-    drop_hint(store, &listed[0], None);
-    let left = hints(store, target, 9);
-    assert_eq!(left.len(), 1);
-    assert_ne!(left[0].id, listed[0].id);
-    assert_eq!(values(store, 0, "a"), ["one", "two"]);
-    // An id with another item's name forgets nothing.
-    let wrong = Hint {
-        key: key("b"),
-        ..left[0].clone()
-    };
-    drop_hint(store, &wrong, None);
-    assert_eq!(hints(store, target, 9), left);
-}
-
-fn a_row_is_dropped_with_its_last_hint_only(store: &impl Subject) {
-    let (target, other) = (NodeId(2), NodeId(3));
-    ask(store, update(0, "a", write("one", 1), vec![target, other])).expect("writes");
-    let state = hash_of(store, 0, "a");
-    drop_hint(store, &hints(store, target, 9)[0], Some(state));
-    assert_eq!(values(store, 0, "a"), ["one"], "the other hint names it");
-    let last = hints(store, other, 9);
-    drop_hint(store, &last[0], Some(StateHash([0; 16])));
-    assert_eq!(values(store, 0, "a"), ["one"], "its state is another");
-    assert_eq!(hints(store, other, 9), last, "so the hint stays as well");
-    drop_hint(store, &last[0], Some(state));
-    assert_eq!(read(store, 0, "a"), Ok(None));
-    // Without the wish, the row stays.
-    ask(store, update(0, "b", write("one", 1), vec![target])).expect("writes");
-    drop_hint(store, &hints(store, target, 9)[0], None);
-    assert_eq!(values(store, 0, "b"), ["one"]);
-    assert_eq!(
-        ask(store, StoreRequest::CountHints),
-        Ok(StoreReply::HintCounts(vec![]))
-    );
-    // A hint outlives its row, and says that it is gone.
-    let orphan = StoreRequest::AddHints {
-        partition: Partition(0),
-        key: key("a"),
-        hints: vec![target],
-    };
-    ask(store, orphan).expect("adds");
-    assert_eq!(hints(store, target, 9)[0].row, None);
-    // An item that was dropped can be written again.
-    put(store, 0, "a", "again");
-    assert_eq!(values(store, 0, "a"), ["again"]);
-}
-
 fn a_malformed_set_is_refused_and_changes_nothing(store: &impl Subject) {
     put(store, 0, "a", "one");
     // An actor of whom nothing was seen.
@@ -574,6 +517,16 @@ suite!(
     hints_are_listed_oldest_first_with_their_rows,
     a_hint_added_again_survives_its_predecessor,
     a_row_is_dropped_with_its_last_hint_only,
+    hints_are_counted_by_partition,
+    a_hint_of_a_damaged_row_is_passed_over_and_kept,
+    every_change_of_a_row_tells_its_leaf,
+    changes_of_one_batch_tell_their_leaves_apart,
+    a_damaged_row_is_refused_until_it_is_mended,
+    rows_are_forgotten_by_their_state,
+    leaves_are_derived_in_chunks,
+    leaves_are_found_by_bucket,
+    rows_are_read_until_there_is_enough,
+    damaged_rows_are_passed_over,
     a_malformed_set_is_refused_and_changes_nothing,
     records_are_kept,
     items_lie_in_the_order_of_their_names,

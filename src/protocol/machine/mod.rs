@@ -255,6 +255,8 @@ pub struct Machine {
     hints: Deliveries,
     hints_looked_ms: u64,
     exchanges: Exchanges,
+    /// How many requests to forget hints are unanswered.
+    hint_drops: usize,
     /// The modules that this node holds, and when each lacking one was asked for.
     modules_held: BTreeSet<Digest>,
     modules_asked_ms: BTreeMap<Digest, u64>,
@@ -310,6 +312,7 @@ impl Machine {
             hints: Deliveries::default(),
             hints_looked_ms: 0,
             exchanges: Exchanges::new(now.monotonic_ms),
+            hint_drops: 0,
             modules_held: BTreeSet::new(),
             modules_asked_ms: BTreeMap::new(),
             unsendable: VecDeque::new(),

@@ -53,7 +53,12 @@ impl Machine {
             Job::RepairHere => {}
             // Loaded before the delivered ones are forgotten, the next batch
             // would be the same.
-            Job::HintDrop => self.deliver_hints(),
+            Job::HintDrop => {
+                self.hint_drops -= 1;
+                if self.hint_drops == 0 {
+                    self.deliver_hints();
+                }
+            }
             Job::Persist { revision } => {
                 if reply.is_ok() {
                     let gossip = self

@@ -1,6 +1,7 @@
 //! What a node does without being asked: gossip, probes, hint delivery, fetching
 //! modules, and firing timers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::detector::Liveness;
@@ -260,28 +261,29 @@ impl Machine {
         if delivered.is_empty() {
             return;
         }
-        let hints = delivered
-            .into_iter()
-            .map(
-                |Delivered {
-                     id,
-                     partition,
-                     key,
-                     hash,
-                 }| {
-                    let n = self
-                        .tables_by_id
-                        .get(&key.table())
-                        .map(|table| table.definition.n as usize);
-                    let stray = match (n, &self.ring) {
-                        (Some(n), Some(ring)) => !ring.primaries(partition, n).contains(&self.me),
-                        // Of a table or ring that is not known nothing is thrown away.
-                        _ => false,
-                    };
-                    (id, partition, key, hash.filter(|_| stray))
-                },
-            )
-            .collect();
-        self.store(Job::HintDrop, StoreRequest::DropHints { hints });
+        let mut by_file = BTreeMap::<u32, Vec<_>>::new();
+        for Delivered {
+            id,
+            partition,
+            key,
+            hash,
+        } in delivered
+        {
+            let n = self
+                .tables_by_id
+                .get(&key.table())
+                .map(|table| table.definition.n as usize);
+            let stray = match (n, &self.ring) {
+                (Some(n), Some(ring)) => !ring.primaries(partition, n).contains(&self.me),
+                // Of a table or ring that is not known nothing is thrown away.
+                _ => false,
+            };
+            let hint = (id, partition, key, hash.filter(|_| stray));
+            by_file.entry(id.file).or_default().push(hint);
+        }
+        for hints in by_file.into_values() {
+            self.hint_drops += 1;
+            self.store(Job::HintDrop, StoreRequest::DropHints { hints });
+        }
     }
 }

@@ -74,6 +74,11 @@ pub fn path(data_dir: &Path, file: u32) -> PathBuf {
     data_dir.join(format!("items-{file:02}.db"))
 }
 
+/// What marks a file of the store as suspect, see suspicion.rs.
+pub fn mark_path(data_dir: &Path, file: u32) -> PathBuf {
+    data_dir.join(format!("items-{file:02}.suspect"))
+}
+
 /// What a file turned out to be.
 pub enum Kind {
     /// Nothing is in it yet.

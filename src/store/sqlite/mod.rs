@@ -11,23 +11,29 @@
 //! Order: changes of one item take effect as they were submitted. A read sees
 //! every change that was answered before the read was submitted; of a change
 //! that is not answered yet it may see the outcome or not, but never a part of
-//! it, and never one whose predecessor it does not see.
+//! it, and never one whose predecessor it does not see. Changes of one partition
+//! are answered in the order in which they were made, and what looks at them in
+//! its turn (`Derive`, `CountHintsOf`) is answered in that order too: its file's
+//! writer does both (writer.rs). What reads many rows out of turn (`Leaves`,
+//! `ReadMany`, `Scan`) has a thread of its own, so that no client's read waits
+//! behind it.
 //!
-//! Not promised: one transaction over several files; a request about hints that
-//! spans files and fails may have been done in part, and asking again finishes
-//! it. Nor that damage to SQLite's own pages is always noticed when a row is
-//! read: rows carry a checksum, the pages of the index do not, and a key that
-//! rots there may be looked for in vain until the rows are next scanned.
+//! Not promised: one transaction over several files. Nor that damage to SQLite's
+//! own pages is always noticed when a row is read: rows carry a checksum, the
+//! pages of the index do not, and a key that rots there may be looked for in vain
+//! until the rows are next derived (walk.rs).
 
+mod batch;
 mod file;
 mod open;
 mod queue;
 mod reader;
+mod suspicion;
 #[cfg(test)]
 mod tests;
+mod walk;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,15 +42,16 @@ use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
 
+use self::batch::{Change, Delivered};
 pub use self::open::{
     Durability, MAX_FILES, MAX_QUEUED_CHANGE_BYTES, MAX_QUEUED_CHANGES, MAX_QUEUED_READS,
     OnFailedCommit, OpenError, Options,
 };
 use self::open::{lock, open_files, rest, wake};
 use self::queue::{Queue, Refused};
-use self::reader::{Query, Reader};
-use self::writer::{Change, Delivered, Job, Writer};
-use super::row::Damage;
+use self::reader::{Query, Reader, Survey};
+use self::suspicion::Suspicion;
+use self::writer::{Job, Look, Work, Writer};
 use super::{Done, Figures, Store};
 use crate::protocol::effect::{StoreError, StoreReply, StoreRequest};
 use crate::protocol::id::{ItemKey, Partition};
@@ -53,6 +60,9 @@ use crate::protocol::replica::Row;
 /// How many threads read. More than one, so that a read that waits for the disk
 /// does not hold up those that would not.
 const READERS: usize = 2;
+
+/// How many requests that read many rows wait for the one thread that does them.
+const MAX_QUEUED_SURVEYS: usize = 256;
 
 /// Takes a [`Done`] along, and calls it with an error if nobody else did: a
 /// thread that dies still answers.
@@ -86,6 +96,7 @@ pub(crate) struct Shared {
     damaged: AtomicU64,
     batch_sizes: [AtomicU64; 11],
     on_failed_commit: Option<OnFailedCommit>,
+    suspicion: Suspicion,
     /// Held while the store is open: locks the directory.
     lock: Mutex<Option<File>>,
 }
@@ -101,11 +112,6 @@ impl Shared {
 
     pub(crate) fn count_damage(&self) {
         self.damaged.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn note_damage(&self, partition: Partition, key: &ItemKey, damage: &Damage) {
-        self.count_damage();
-        tracing::error!(partition = partition.0, ?key, %damage, "a stored row is damaged");
     }
 
     pub(crate) fn tell_failed_commit(&self, error: &StoreError) {
@@ -132,6 +138,8 @@ pub struct SqliteStore {
     /// By file.
     changes: Vec<Arc<Queue<Job>>>,
     queries: Arc<Queue<Query>>,
+    /// Queries that read many rows.
+    surveys: Arc<Queue<Query>>,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -151,18 +159,25 @@ impl SqliteStore {
             damaged: AtomicU64::new(0),
             batch_sizes: Default::default(),
             on_failed_commit: options.on_failed_commit.clone(),
+            suspicion: Suspicion::new(dir, connections.len()),
             lock: Mutex::new(Some(lock)),
         });
         let files = connections.len() as u32;
         let queries = Arc::new(Queue::new(options.max_queued_reads, usize::MAX));
+        let surveys = Arc::new(Queue::new(MAX_QUEUED_SURVEYS, usize::MAX));
         let mut readers = Vec::new();
-        for _ in 0..READERS {
+        for number in 0..=READERS {
+            let (queue, max_batch) = match number {
+                READERS => (&surveys, 1),
+                _ => (&queries, reader::MAX_BATCH),
+            };
             readers.push(Reader {
                 connections: (0..files)
                     .map(|file| file::open_reader(&file::path(dir, file)))
                     .collect::<Result<_, _>>()?,
-                queue: queries.clone(),
+                queue: queue.clone(),
                 shared: shared.clone(),
+                max_batch,
             });
         }
         let mut writers = Vec::new();
@@ -189,6 +204,7 @@ impl SqliteStore {
             shared,
             changes,
             queries,
+            surveys,
             threads: Mutex::new(Some(Threads {
                 readers: Vec::new(),
                 writers: Vec::new(),
@@ -237,23 +253,45 @@ impl SqliteStore {
     }
 
     fn change(&self, file: u32, change: Change, done: Done) {
-        let bytes = change.size_bytes();
+        self.work(file, Work::Change(change), done);
+    }
+
+    fn look(&self, partition: Partition, look: Look, done: Done) {
+        let file = file_of(partition, self.changes.len());
+        self.work(file, Work::Look(look), done);
+    }
+
+    fn work(&self, file: u32, work: Work, done: Done) {
+        let bytes = work.size_bytes();
         let answer = Answer(Some(done));
-        match self.changes[file as usize].push(Job { change, answer }, bytes) {
+        match self.changes[file as usize].push(Job { work, answer }, bytes) {
             Ok(()) => {}
             Err(Refused::Full(job)) => job.answer.give(Err(StoreError::Overloaded)),
             Err(Refused::Closed(job)) => job.answer.give(Err(closed())),
         }
     }
 
+    fn survey(&self, partition: Partition, survey: Survey, done: Done) {
+        self.ask(Query::Survey {
+            partition,
+            survey,
+            answer: Answer(Some(done)),
+        });
+    }
+
     fn ask(&self, query: Query) {
-        let (query, error) = match self.queries.push(query, 0) {
+        let queue = match &query {
+            Query::Survey { .. } => &self.surveys,
+            _ => &self.queries,
+        };
+        let (query, error) = match queue.push(query, 0) {
             Ok(()) => return,
             Err(Refused::Full(query)) => (query, StoreError::Overloaded),
             Err(Refused::Closed(query)) => (query, closed()),
         };
         match query {
             Query::Read { answer, .. }
+            | Query::Survey { answer, .. }
             | Query::Hints { answer, .. }
             | Query::CountHints { answer } => answer.give(Err(error)),
             Query::Meta { answer, .. } => {
@@ -264,41 +302,20 @@ impl SqliteStore {
         }
     }
 
-    /// Hands each file its hints and answers when the last has answered.
-    fn drop_hints(&self, hints: Vec<Delivered>, done: Done) {
-        let mut by_file = BTreeMap::<u32, Vec<_>>::new();
-        for hint in hints {
-            // An id of another file than its item's names no hint.
-            let file = file_of(hint.1, self.changes.len());
-            if hint.0.file == file {
-                by_file.entry(file).or_default().push(hint);
-            }
+    /// Hands the hints to their file.
+    fn drop_hints(&self, mut hints: Vec<Delivered>, done: Done) {
+        // An id of another file than its item's names no hint.
+        let files = self.changes.len();
+        hints.retain(|(id, partition, ..)| id.file == file_of(*partition, files));
+        let Some(file) = hints.first().map(|hint| hint.0.file) else {
+            return done(Ok(StoreReply::Dropped(vec![])));
+        };
+        if hints.iter().any(|hint| hint.0.file != file) {
+            return done(Err(StoreError::Io(
+                "hints of several files were to be dropped by one request".into(),
+            )));
         }
-        if by_file.is_empty() {
-            return done(Ok(StoreReply::Done));
-        }
-        let gather = Arc::new(Mutex::new((by_file.len(), None, Some(done))));
-        for (file, hints) in by_file {
-            let gather = gather.clone();
-            let part_done = move |reply: Result<StoreReply, StoreError>| {
-                let mut state = gather.lock().expect("no code panics under this lock");
-                let (left, failed, done) = &mut *state;
-                *left -= 1;
-                if let Err(error) = reply {
-                    failed.get_or_insert(error);
-                }
-                if *left > 0 {
-                    return;
-                }
-                let reply = failed.take().map_or(Ok(StoreReply::Done), Err);
-                let done = done.take();
-                drop(state);
-                if let Some(done) = done {
-                    done(reply);
-                }
-            };
-            self.change(file, Change::DropHints(hints), Box::new(part_done));
-        }
+        self.change(file, Change::DropHints(hints), done);
     }
 
     /// Lets the threads finish what waits and end.
@@ -311,6 +328,7 @@ impl SqliteStore {
             return;
         };
         self.queries.close();
+        self.surveys.close();
         self.changes.iter().for_each(|queue| queue.close());
         let me = thread::current().id();
         let mut ids = threads.readers.iter().map(|thread| thread.thread().id());
@@ -410,6 +428,64 @@ impl Store for SqliteStore {
             StoreRequest::PutMeta { name, bytes } => {
                 self.change(0, Change::PutMeta { name, bytes }, done);
             }
+            StoreRequest::Derive {
+                partition,
+                after,
+                limit,
+            } => {
+                let look = Look::Derive {
+                    partition,
+                    after,
+                    limit,
+                };
+                self.look(partition, look, done);
+            }
+            StoreRequest::CountHintsOf { partition } => {
+                self.look(partition, Look::CountHintsOf(partition), done);
+            }
+            StoreRequest::Leaves {
+                partition,
+                buckets,
+                width,
+                limit,
+            } => {
+                let survey = Survey::Leaves {
+                    buckets,
+                    width,
+                    limit,
+                };
+                self.survey(partition, survey, done);
+            }
+            StoreRequest::ReadMany {
+                partition,
+                keys,
+                max_bytes,
+            } => self.survey(partition, Survey::ReadMany { keys, max_bytes }, done),
+            StoreRequest::Scan {
+                partition,
+                after,
+                limit,
+                max_bytes,
+            } => {
+                let survey = Survey::Scan {
+                    after,
+                    limit,
+                    max_bytes,
+                };
+                self.survey(partition, survey, done);
+            }
+            StoreRequest::Forget {
+                partition,
+                items,
+                hints,
+            } => {
+                let change = Change::Forget {
+                    partition,
+                    items,
+                    hints,
+                };
+                self.change(file_of(partition, files), change, done);
+            }
         }
     }
 
@@ -443,7 +519,7 @@ impl Store for SqliteStore {
         let shared = &self.shared;
         let mut figures = Figures {
             write_queue_depth: self.changes.iter().map(|queue| queue.len() as u64).sum(),
-            read_queue_depth: self.queries.len() as u64,
+            read_queue_depth: (self.queries.len() + self.surveys.len()) as u64,
             commits: shared.commits.load(Ordering::Relaxed),
             changes: shared.changes.load(Ordering::Relaxed),
             damaged_rows: shared.damaged.load(Ordering::Relaxed),

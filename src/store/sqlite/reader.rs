@@ -12,18 +12,25 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension};
 
 use super::file::meaning;
 use super::queue::Queue;
+use super::walk::Walk;
 use super::{Answer, Shared, file_of};
 use crate::protocol::effect::{Hint, HintId, StoreError, StoreReply};
 use crate::protocol::id::{ItemKey, NodeId, Partition};
 use crate::protocol::replica::Row;
 use crate::store::row;
 
-/// How many queries share a snapshot at most, so that one never holds back a
-/// checkpoint for long.
-const MAX_BATCH: usize = 64;
+/// How many short queries share a snapshot at most, so that one never holds back
+/// a checkpoint for long.
+pub const MAX_BATCH: usize = 64;
 
 /// What readers are asked.
 pub enum Query {
+    /// Many rows at once, on a thread of its own.
+    Survey {
+        partition: Partition,
+        survey: Survey,
+        answer: Answer,
+    },
     Read {
         partition: Partition,
         key: ItemKey,
@@ -43,20 +50,40 @@ pub enum Query {
     },
 }
 
+/// What is asked of a partition, see `StoreRequest`.
+pub enum Survey {
+    Leaves {
+        buckets: Vec<u32>,
+        width: u32,
+        limit: usize,
+    },
+    ReadMany {
+        keys: Vec<ItemKey>,
+        max_bytes: usize,
+    },
+    Scan {
+        after: Option<ItemKey>,
+        limit: usize,
+        max_bytes: usize,
+    },
+}
+
 /// One reading thread's state.
 pub struct Reader {
     /// By file.
     pub connections: Vec<Connection>,
     pub queue: Arc<Queue<Query>>,
     pub shared: Arc<Shared>,
+    /// How many queries share a snapshot at most.
+    pub max_batch: usize,
 }
 
 impl Reader {
     /// Answers queries until the queue is closed and empty.
     pub fn run(self) {
-        let mut queries = VecDeque::with_capacity(MAX_BATCH);
+        let mut queries = VecDeque::with_capacity(self.max_batch);
         let mut open = vec![false; self.connections.len()];
-        while self.queue.take(MAX_BATCH, &mut queries) {
+        while self.queue.take(self.max_batch, &mut queries) {
             let share = queries.len() > 1;
             for query in queries.drain(..) {
                 self.answer(query, share, &mut open);
@@ -75,6 +102,7 @@ impl Reader {
     }
 
     fn answer(&self, query: Query, share: bool, open: &mut [bool]) {
+        let share = share || matches!(query, Query::Survey { .. });
         // A snapshot is taken at the first read after BEGIN, which is after the
         // query was submitted.
         let mut begin = |file: usize| -> Result<(), StoreError> {
@@ -82,7 +110,7 @@ impl Reader {
                 self.connections[file]
                     .prepare_cached("BEGIN")
                     .and_then(|mut begin| begin.execute([]))
-                    .map_err(|error| meaning(&error))?;
+                    .map_err(|error| self.shared.meaning(file as u32, &error))?;
                 open[file] = true;
             }
             Ok(())
@@ -97,17 +125,22 @@ impl Reader {
                 let row = begin(file).and_then(|()| self.read(file, partition, &key));
                 answer.give(row.map(StoreReply::Row));
             }
+            Query::Survey {
+                partition,
+                survey,
+                answer,
+            } => {
+                let file = file_of(partition, self.connections.len()) as usize;
+                let reply = begin(file).and_then(|()| self.survey(file, partition, &survey));
+                answer.give(reply);
+            }
             Query::Hints {
                 target,
                 limit,
                 answer,
-            } => {
-                let hints = self.hints(target, limit).map_err(|error| meaning(&error));
-                answer.give(hints.map(StoreReply::Hints));
-            }
+            } => answer.give(self.hints(target, limit).map(StoreReply::Hints)),
             Query::CountHints { answer } => {
-                let counts = self.count_hints().map_err(|error| meaning(&error));
-                answer.give(counts.map(StoreReply::HintCounts));
+                answer.give(self.count_hints().map(StoreReply::HintCounts));
             }
             Query::Meta { name, answer } => {
                 let record = self.connections[0]
@@ -115,7 +148,7 @@ impl Reader {
                         row.get(0)
                     })
                     .optional()
-                    .map_err(|error| meaning(&error));
+                    .map_err(|error| self.shared.meaning(0, &error));
                 if answer.send(record).is_err() {
                     tracing::debug!("the one who asked for a record has gone");
                 }
@@ -130,39 +163,70 @@ impl Reader {
         key: &ItemKey,
     ) -> Result<Option<Row>, StoreError> {
         let connection = &self.connections[file];
-        let row = read(connection, partition, key).map_err(|error| meaning(&error))?;
+        let row = read(connection, partition, key)
+            .map_err(|error| self.shared.meaning(file as u32, &error))?;
         row.transpose().map_err(|damage| {
             self.shared.note_damage(partition, key, &damage);
             damage.at(key)
         })
     }
 
+    fn survey(
+        &self,
+        file: usize,
+        partition: Partition,
+        survey: &Survey,
+    ) -> Result<StoreReply, StoreError> {
+        let walk = Walk::new(&self.connections[file], &self.shared, partition);
+        let reply = walk.and_then(|mut walk| match survey {
+            Survey::Leaves {
+                buckets,
+                width,
+                limit,
+            } => walk.leaves(buckets, *width, *limit),
+            Survey::ReadMany { keys, max_bytes } => walk.read_many(keys, *max_bytes),
+            Survey::Scan {
+                after,
+                limit,
+                max_bytes,
+            } => walk.scan(after.as_ref(), *limit, *max_bytes),
+        });
+        reply.map_err(|error| self.shared.meaning(file as u32, &error))
+    }
+
     /// Takes hints from the files in turn, so that none waits for another to be
     /// emptied. A hint whose row is damaged is passed over and stays: the item
     /// is neither delivered nor forgotten.
-    fn hints(&self, target: NodeId, limit: usize) -> rusqlite::Result<Vec<Hint>> {
+    fn hints(&self, target: NodeId, limit: usize) -> Result<Vec<Hint>, StoreError> {
+        let in_file = |file| move |error| self.shared.meaning(file, &error);
         let mut statements = self
             .connections
             .iter()
-            .map(|connection| {
-                connection.prepare_cached(
+            .zip(0..)
+            .map(|(connection, file)| {
+                let hints = connection.prepare_cached(
                     "SELECT sequence, partition, key FROM hints
                      WHERE target = ?1 ORDER BY sequence",
-                )
+                );
+                hints.map_err(in_file(file))
             })
-            .collect::<rusqlite::Result<Vec<CachedStatement<'_>>>>()?;
+            .collect::<Result<Vec<CachedStatement<'_>>, StoreError>>()?;
         let mut files = statements
             .iter_mut()
             .zip(0u32..)
-            .map(|(statement, file)| Ok((file, statement.query([target.0.cast_signed()])?)))
-            .collect::<rusqlite::Result<VecDeque<_>>>()?;
+            .map(|(statement, file)| {
+                let rows = statement.query([target.0.cast_signed()]);
+                Ok((file, rows.map_err(in_file(file))?))
+            })
+            .collect::<Result<VecDeque<_>, StoreError>>()?;
         let mut hints = Vec::new();
         while hints.len() < limit
             && let Some((file, mut rows)) = files.pop_front()
         {
-            let Some(found) = rows.next()? else { continue };
-            let sequence: i64 = found.get(0)?;
-            let item = item_name(found.get(1)?, found.get_ref(2)?.as_blob()?);
+            let Some(found) = rows.next().map_err(in_file(file))? else {
+                continue;
+            };
+            let (sequence, item) = named(found).map_err(in_file(file))?;
             if let Some((partition, key)) = item {
                 // The open cursor holds the file's snapshot: the row is the one
                 // of the hint's moment.
@@ -186,25 +250,35 @@ impl Reader {
         Ok(hints)
     }
 
-    fn count_hints(&self) -> rusqlite::Result<Vec<(NodeId, u64)>> {
+    fn count_hints(&self) -> Result<Vec<(NodeId, u64)>, StoreError> {
         let mut counts = BTreeMap::<NodeId, u64>::new();
-        for connection in &self.connections {
-            let mut statement =
-                connection.prepare_cached("SELECT target, count(*) FROM hints GROUP BY target")?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                let target = NodeId(row.get::<_, i64>(0)?.cast_unsigned());
-                *counts.entry(target).or_default() += row.get::<_, i64>(1)?.cast_unsigned();
-            }
+        for (connection, file) in self.connections.iter().zip(0..) {
+            count_hints(connection, &mut counts)
+                .map_err(|error| self.shared.meaning(file, &error))?;
         }
         Ok(counts.into_iter().collect())
     }
 }
 
-/// The item that these columns name; none when they are damaged.
-fn item_name(partition: i64, key: &[u8]) -> Option<(Partition, ItemKey)> {
-    let partition = u32::try_from(partition).ok().map(Partition)?;
-    Some((partition, ItemKey::decode(key)?))
+fn count_hints(
+    connection: &Connection,
+    counts: &mut BTreeMap<NodeId, u64>,
+) -> rusqlite::Result<()> {
+    let mut statement =
+        connection.prepare_cached("SELECT target, count(*) FROM hints GROUP BY target")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let target = NodeId(row.get::<_, i64>(0)?.cast_unsigned());
+        *counts.entry(target).or_default() += row.get::<_, i64>(1)?.cast_unsigned();
+    }
+    Ok(())
+}
+
+/// A hint's sequence and the item that it names; none when that is damaged.
+fn named(found: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, Option<(Partition, ItemKey)>)> {
+    let partition = u32::try_from(found.get::<_, i64>(1)?).ok().map(Partition);
+    let key = ItemKey::decode(found.get_ref(2)?.as_blob()?);
+    Ok((found.get(0)?, partition.zip(key)))
 }
 
 /// Reads one row.

@@ -1,9 +1,10 @@
 //! The thread that writes one file.
 //!
 //! Promises: whatever waits when a commit ends makes the next transaction, with
-//! no delay added; changes take effect in the order they were submitted; a
-//! change is answered after the COMMIT that holds it has returned, and never
-//! otherwise than with an error if that failed.
+//! no delay added; changes take effect, and are answered, in the order they were
+//! submitted; a change is answered after the COMMIT that holds it has returned,
+//! and never otherwise than with an error if that failed. What only looks is
+//! done between two transactions, in its turn.
 //!
 //! A change that cannot be made (a damaged row) fails alone. When SQLite fails
 //! amid a batch, all of it is rolled back; if the disk was full all of it is
@@ -17,29 +18,22 @@
 //!
 //! [`Options::on_failed_commit`]: super::Options::on_failed_commit
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use rusqlite::{CachedStatement, Connection};
+use rusqlite::Connection;
 
-use super::file::{self, PAGE_BYTES, meaning};
+use super::batch::{Batch, Change, MAX_BATCH_BYTES, OVERHEAD_BYTES};
+use super::file;
 use super::queue::Queue;
+use super::walk::Walk;
 use super::{Answer, Durability, Shared};
-use crate::protocol::effect::{HintId, StoreError, StoreReply};
-use crate::protocol::id::{ItemKey, NodeId, Partition};
-use crate::protocol::replica::{Mutation, Outcome, Row, apply};
-use crate::protocol::siblings::{SiblingSet, StateHash};
-use crate::store::row;
+use crate::protocol::effect::{StoreError, StoreReply};
+use crate::protocol::id::{ItemKey, Partition};
 
 /// How many changes one transaction holds at most: past some hundred, sharing a
 /// sync saves nothing more, and a failed batch is done again one by one.
 pub const MAX_BATCH: usize = 1024;
-
-/// About how many bytes of rows one transaction reads and writes at most. Its
-/// changed pages are held in memory until it commits.
-const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 /// How many pages the log gathers before they are moved into the database: a
 /// page that changes often is moved once for all its changes. 16 MiB.
@@ -49,62 +43,44 @@ const CHECKPOINT_PAGES: u64 = 4096;
 /// go of it, instead of leaving to the next what they still look at.
 const FORCED_CHECKPOINT_PAGES: u64 = 8 * CHECKPOINT_PAGES;
 
-/// A hint that was delivered, and the state at which its row may go.
-pub type Delivered = (HintId, Partition, ItemKey, Option<StateHash>);
-
 /// What writers are asked.
-pub enum Change {
-    Update {
-        partition: Partition,
-        key: ItemKey,
-        mutation: Mutation,
-        hints: Vec<NodeId>,
-    },
-    AddHints {
-        partition: Partition,
-        key: ItemKey,
-        hints: Vec<NodeId>,
-    },
-    /// Those of this file.
-    DropHints(Vec<Delivered>),
-    PutMeta {
-        name: &'static str,
-        bytes: Bytes,
-    },
-    /// Synced whatever the durability, so it has a transaction of its own.
-    SetIncarnation(u64),
+pub enum Work {
+    Change(Change),
+    Look(Look),
 }
 
-impl Change {
+/// What changes nothing, but has its place among the changes.
+pub enum Look {
+    Derive {
+        partition: Partition,
+        after: Option<ItemKey>,
+        limit: usize,
+    },
+    CountHintsOf(Partition),
+}
+
+impl Work {
     /// About how many bytes it holds in memory.
     pub fn size_bytes(&self) -> usize {
-        /// The rest of a request: key, context, list nodes.
-        const OVERHEAD_BYTES: usize = 256;
-        let payload = match self {
-            Change::Update { mutation, .. } => match mutation {
-                Mutation::Write { draft, .. } => draft.value.as_ref().map_or(0, Bytes::len),
-                Mutation::Sync { set, .. } => set_bytes(set),
-                Mutation::Replace { row, .. } | Mutation::Join { made: row, .. } => {
-                    set_bytes(&row.set)
-                }
-            },
-            Change::PutMeta { bytes, .. } => bytes.len(),
-            Change::DropHints(hints) => hints.len() * OVERHEAD_BYTES,
-            Change::AddHints { .. } | Change::SetIncarnation(_) => 0,
-        };
-        payload + OVERHEAD_BYTES
+        match self {
+            Work::Change(change) => change.size_bytes(),
+            Work::Look(_) => OVERHEAD_BYTES,
+        }
+    }
+
+    /// Whether the transaction ends before it. What looks, sees what is committed,
+    /// and stands for nothing that may yet be rolled back.
+    fn is_apart(&self) -> bool {
+        matches!(
+            self,
+            Work::Look(_) | Work::Change(Change::SetIncarnation(_))
+        )
     }
 }
 
-fn set_bytes(set: &SiblingSet) -> usize {
-    set.siblings()
-        .map(|(_, version)| version.value.as_ref().map_or(0, Bytes::len))
-        .sum()
-}
-
-/// A change and who waits for it.
+/// A piece of work and who waits for it.
 pub struct Job {
-    pub change: Change,
+    pub work: Work,
     pub answer: Answer,
 }
 
@@ -195,7 +171,7 @@ impl Writer {
             Failure::Work(error) => (error, false),
             Failure::Commit(error) => (error, true),
         };
-        let meant = meaning(error);
+        let meant = self.shared.meaning(self.file, error);
         tracing::error!(file = self.file, %error, at_commit, "a transaction failed");
         let unsure = at_commit && matches!(meant, StoreError::Io(_) | StoreError::Corrupt(_));
         if unsure || !rolled_back || file::is_failed_sync(error) {
@@ -218,7 +194,11 @@ impl Writer {
     /// Makes changes from the front in one transaction and commits it. Returns
     /// one reply for each that it came to, at least one.
     fn transact(&mut self, jobs: &[Job]) -> Result<Replies, Failure> {
-        let synced = matches!(jobs[0].change, Change::SetIncarnation(_));
+        let first = match &jobs[0].work {
+            Work::Look(look) => return Ok(vec![self.look(look)]),
+            Work::Change(first) => first,
+        };
+        let synced = matches!(first, Change::SetIncarnation(_));
         let connection = &self.connection;
         let set_durability = |durability| {
             if synced && self.durability != Durability::Commit {
@@ -231,20 +211,14 @@ impl Writer {
         execute(connection, "BEGIN IMMEDIATE").map_err(Failure::Work)?;
         let mut batch = Batch::new(connection).map_err(Failure::Work)?;
         let mut replies = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            let synced_later =
-                !replies.is_empty() && matches!(job.change, Change::SetIncarnation(_));
-            if synced_later || batch.bytes > MAX_BATCH_BYTES {
+        for Job { work, .. } in jobs {
+            let full = batch.bytes() > MAX_BATCH_BYTES;
+            let Work::Change(change) = work else { break };
+            if !replies.is_empty() && (synced || work.is_apart() || full) {
                 break;
             }
-            replies.push(
-                batch
-                    .make(&job.change, &self.shared)
-                    .map_err(Failure::Work)?,
-            );
-            if synced {
-                break;
-            }
+            let made = batch.make(change, &self.shared);
+            replies.push(made.map_err(Failure::Work)?);
         }
         let pages = batch.write(&mut self.buffer).map_err(Failure::Work)?;
         drop(batch);
@@ -253,6 +227,26 @@ impl Writer {
         self.shared.note_commit(replies.len());
         set_durability(Durability::Os)?;
         Ok(replies)
+    }
+
+    fn look(&self, look: &Look) -> Result<StoreReply, StoreError> {
+        let looked = match look {
+            Look::Derive {
+                partition,
+                after,
+                limit,
+            } => Walk::new(&self.connection, &self.shared, *partition)
+                .and_then(|mut walk| walk.derive(after.as_ref(), *limit)),
+            Look::CountHintsOf(partition) => self
+                .connection
+                .prepare_cached("SELECT count(*) FROM hints WHERE partition = ?1")
+                .and_then(|mut count| count.query_row([partition.0], |row| row.get::<_, i64>(0)))
+                .map(|count| StoreReply::Count(count.cast_unsigned())),
+        };
+        looked.map_err(|error| {
+            tracing::error!(file = self.file, %error, "the rows could not be looked at");
+            self.shared.meaning(self.file, &error)
+        })
     }
 
     /// Runs after the answers were given, so that no one waits for it but those
@@ -268,6 +262,7 @@ impl Writer {
             Ok(done) => self.logged_pages = done.left_pages,
             Err(error) if file::is_failed_sync(&error) => self.break_off(&error),
             Err(error) => {
+                self.shared.suspect(self.file, &error);
                 tracing::error!(file = self.file, %error, "a checkpoint failed; the log grows");
                 // Tried again when as much has gathered once more.
                 self.logged_pages = 0;
@@ -278,276 +273,4 @@ impl Writer {
 
 fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(drop)
-}
-
-/// A transaction at work: rows are read once, changed in memory, and written
-/// once at its end.
-struct Batch<'c> {
-    connection: &'c Connection,
-    select: CachedStatement<'c>,
-    rows: BTreeMap<(Partition, ItemKey), Held>,
-    /// About how many bytes of rows it holds.
-    bytes: usize,
-    /// About how many pages its hints and records changed.
-    other_pages: u64,
-}
-
-/// A row as the transaction has it so far.
-struct Held {
-    /// Where the row lies in the table; none when it does not.
-    id: Option<i64>,
-    row: Option<Row>,
-    changed: bool,
-}
-
-impl<'c> Batch<'c> {
-    fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
-        let select = connection
-            .prepare_cached("SELECT id, row FROM items WHERE partition = ?1 AND key = ?2")?;
-        Ok(Batch {
-            connection,
-            select,
-            rows: BTreeMap::new(),
-            bytes: 0,
-            other_pages: 0,
-        })
-    }
-
-    /// Makes one change. The inner error is the change's own; after the outer
-    /// one the transaction is of no more use.
-    fn make(
-        &mut self,
-        change: &Change,
-        shared: &Shared,
-    ) -> rusqlite::Result<Result<StoreReply, StoreError>> {
-        self.bytes += change.size_bytes();
-        match change {
-            Change::Update {
-                partition,
-                key,
-                mutation,
-                hints,
-            } => self.update(*partition, key, mutation, hints, shared),
-            Change::AddHints {
-                partition,
-                key,
-                hints,
-            } => {
-                self.add_hints(*partition, key, hints)?;
-                Ok(Ok(StoreReply::Done))
-            }
-            Change::DropHints(hints) => {
-                for (id, partition, key, then_drop) in hints {
-                    self.drop_hint(*id, *partition, key, *then_drop, shared)?;
-                }
-                Ok(Ok(StoreReply::Done))
-            }
-            Change::PutMeta { name, bytes } => {
-                self.other_pages += 2;
-                let mut put = self.connection.prepare_cached(
-                    "INSERT INTO meta(name, bytes) VALUES(?1, ?2)
-                     ON CONFLICT(name) DO UPDATE SET bytes = excluded.bytes",
-                )?;
-                put.execute((name, &bytes[..]))?;
-                Ok(Ok(StoreReply::Done))
-            }
-            Change::SetIncarnation(incarnation) => {
-                file::set_number(self.connection, "incarnation", *incarnation)?;
-                Ok(Ok(StoreReply::Done))
-            }
-        }
-    }
-
-    /// The row, from this transaction or from the table.
-    fn hold(
-        &mut self,
-        partition: Partition,
-        key: &ItemKey,
-    ) -> rusqlite::Result<Result<&mut Held, row::Damage>> {
-        let vacant = match self.rows.entry((partition, key.clone())) {
-            Entry::Occupied(held) => return Ok(Ok(held.into_mut())),
-            Entry::Vacant(vacant) => vacant,
-        };
-        let mut found = self.select.query((partition.0, key.as_bytes()))?;
-        let (id, row) = match found.next()? {
-            None => (None, None),
-            Some(columns) => {
-                let bytes = columns.get_ref(1)?.as_blob()?;
-                self.bytes += bytes.len();
-                match row::decode(key, bytes) {
-                    Ok(row) => (Some(columns.get(0)?), Some(row)),
-                    Err(damage) => return Ok(Err(damage)),
-                }
-            }
-        };
-        Ok(Ok(vacant.insert(Held {
-            id,
-            row,
-            changed: false,
-        })))
-    }
-
-    fn update(
-        &mut self,
-        partition: Partition,
-        key: &ItemKey,
-        mutation: &Mutation,
-        hints: &[NodeId],
-        shared: &Shared,
-    ) -> rusqlite::Result<Result<StoreReply, StoreError>> {
-        let held = match self.hold(partition, key)? {
-            Ok(held) => held,
-            Err(damage) => {
-                shared.note_damage(partition, key, &damage);
-                return Ok(Err(damage.at(key)));
-            }
-        };
-        // `apply` takes the row; where it makes no other, an unchanged one is
-        // simply read again, and a changed one must be kept.
-        let kept = if held.changed { held.row.clone() } else { None };
-        let (made, outcome) = apply(held.row.take(), mutation.clone());
-        let malformed = made.as_ref().is_some_and(|row| !row.set.is_well_formed());
-        match made {
-            Some(row) if !malformed => {
-                held.row = Some(row);
-                held.changed = true;
-            }
-            _ if held.changed => held.row = kept,
-            _ => {
-                self.rows.remove(&(partition, key.clone()));
-            }
-        }
-        if malformed {
-            return Ok(Err(StoreError::Corrupt(format!(
-                "{key:?}: the change makes a sibling set that is not well formed"
-            ))));
-        }
-        let taken = matches!(
-            outcome,
-            Outcome::Written(_) | Outcome::Synced { .. } | Outcome::Replaced
-        );
-        if taken {
-            self.add_hints(partition, key, hints)?;
-        }
-        Ok(Ok(StoreReply::Updated(outcome)))
-    }
-
-    fn add_hints(
-        &mut self,
-        partition: Partition,
-        key: &ItemKey,
-        hints: &[NodeId],
-    ) -> rusqlite::Result<()> {
-        for target in hints {
-            self.other_pages += 3;
-            let mut add = self.connection.prepare_cached(
-                "INSERT OR REPLACE INTO hints(target, partition, key) VALUES(?1, ?2, ?3)",
-            )?;
-            add.execute((target.0.cast_signed(), partition.0, key.as_bytes()))?;
-        }
-        Ok(())
-    }
-
-    fn drop_hint(
-        &mut self,
-        id: HintId,
-        partition: Partition,
-        key: &ItemKey,
-        then_drop: Option<StateHash>,
-        shared: &Shared,
-    ) -> rusqlite::Result<()> {
-        self.other_pages += 3;
-        if let Some(delivered) = then_drop {
-            match self.hold(partition, key)? {
-                Ok(held) => {
-                    let row = held.row.as_ref();
-                    if row.is_some_and(|row| row.set.hash() != delivered) {
-                        return Ok(());
-                    }
-                }
-                // What was delivered was read whole, so this is not it.
-                Err(damage) => {
-                    shared.note_damage(partition, key, &damage);
-                    return Ok(());
-                }
-            }
-        }
-        let mut delete = self.connection.prepare_cached(
-            "DELETE FROM hints WHERE sequence = ?1 AND partition = ?2 AND key = ?3",
-        )?;
-        let deleted = delete.execute((id.sequence, partition.0, key.as_bytes()))?;
-        drop(delete);
-        // A hint that was forgotten before says nothing about the row.
-        if then_drop.is_none() || deleted == 0 {
-            return Ok(());
-        }
-        let others = self
-            .connection
-            .prepare_cached("SELECT 1 FROM hints WHERE partition = ?1 AND key = ?2")?
-            .exists((partition.0, key.as_bytes()))?;
-        if !others && let Ok(held) = self.hold(partition, key)? {
-            held.row = None;
-            held.changed = true;
-        }
-        Ok(())
-    }
-
-    /// Writes the changed rows, in the order of their keys so that neighbours
-    /// meet the same pages. Returns about how many pages changed.
-    fn write(&mut self, buffer: &mut Vec<u8>) -> rusqlite::Result<u64> {
-        let connection = self.connection;
-        let mut pages = 2 + self.other_pages;
-        let (mut insert, mut update) = (None, None);
-        for ((partition, key), held) in &self.rows {
-            if !held.changed {
-                continue;
-            }
-            match (held.id, &held.row) {
-                (None, None) => {}
-                (Some(id), None) => {
-                    connection
-                        .prepare_cached("DELETE FROM items WHERE id = ?1")?
-                        .execute([id])?;
-                    pages += 2;
-                }
-                (Some(id), Some(row)) => {
-                    row::encode(key, row, buffer);
-                    prepared(
-                        connection,
-                        &mut update,
-                        "UPDATE items SET row = ?2 WHERE id = ?1",
-                    )?
-                    .execute((id, &buffer[..]))?;
-                    pages += 1 + buffer.len() as u64 / PAGE_BYTES;
-                }
-                (None, Some(row)) => {
-                    row::encode(key, row, buffer);
-                    prepared(
-                        connection,
-                        &mut insert,
-                        "INSERT INTO items(partition, key, row) VALUES(?1, ?2, ?3)",
-                    )?
-                    .execute((partition.0, key.as_bytes(), &buffer[..]))?;
-                    pages += 2 + buffer.len() as u64 / PAGE_BYTES;
-                }
-            }
-        }
-        // One huge row must not be held for the life of the store.
-        if buffer.capacity() > MAX_BATCH_BYTES {
-            *buffer = Vec::new();
-        }
-        Ok(pages)
-    }
-}
-
-/// The statement, prepared when it is first wanted.
-fn prepared<'s, 'c>(
-    connection: &'c Connection,
-    slot: &'s mut Option<CachedStatement<'c>>,
-    sql: &str,
-) -> rusqlite::Result<&'s mut CachedStatement<'c>> {
-    match slot {
-        Some(statement) => Ok(statement),
-        None => Ok(slot.insert(connection.prepare_cached(sql)?)),
-    }
 }

@@ -1,0 +1,512 @@
+//! One transaction of a writer: rows are read once, changed in memory, and
+//! written once at its end.
+//!
+//! Promises: each change sees those before it; what it did to its row is told by
+//! the hashes of the row's state before and after it, also where others changed
+//! the row within the transaction. A hash is made once for each change, and the
+//! hash of what lies on the disk never: it is in the row's header.
+//!
+//! A row that cannot be read is left as it is by everything but
+//! [`Mutation::Mend`].
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use bytes::Bytes;
+use rusqlite::{CachedStatement, Connection};
+
+use super::Shared;
+use super::file::{self, PAGE_BYTES};
+use crate::protocol::effect::{HintId, LeafChange, StoreError, StoreReply};
+use crate::protocol::id::{ItemKey, NodeId, Partition};
+use crate::protocol::replica::{Mutation, Outcome, Row, apply};
+use crate::protocol::siblings::{SiblingSet, StateHash};
+use crate::store::row::{self, Damage};
+
+/// About how many bytes of rows one transaction reads and writes at most. Its
+/// changed pages are held in memory until it commits.
+pub const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// About how many bytes a request takes beside its values: key, context, list
+/// nodes.
+pub const OVERHEAD_BYTES: usize = 256;
+
+/// A hint that was delivered, and the state at which its row may go.
+pub type Delivered = (HintId, Partition, ItemKey, Option<StateHash>);
+
+/// A change that a writer is asked for.
+pub enum Change {
+    Update {
+        partition: Partition,
+        key: ItemKey,
+        mutation: Mutation,
+        hints: Vec<NodeId>,
+    },
+    AddHints {
+        partition: Partition,
+        key: ItemKey,
+        hints: Vec<NodeId>,
+    },
+    /// Those of this file.
+    DropHints(Vec<Delivered>),
+    Forget {
+        partition: Partition,
+        items: Vec<(ItemKey, StateHash)>,
+        hints: bool,
+    },
+    PutMeta {
+        name: &'static str,
+        bytes: Bytes,
+    },
+    /// Synced whatever the durability, so it has a transaction of its own.
+    SetIncarnation(u64),
+}
+
+impl Change {
+    /// About how many bytes it holds in memory.
+    pub fn size_bytes(&self) -> usize {
+        let payload = match self {
+            Change::Update { mutation, .. } => match mutation {
+                Mutation::Write { draft, .. } => draft.value.as_ref().map_or(0, Bytes::len),
+                Mutation::Sync { set, .. } | Mutation::Mend { set, .. } => set_bytes(set),
+                Mutation::Replace { row, .. } | Mutation::Join { made: row, .. } => {
+                    set_bytes(&row.set)
+                }
+            },
+            Change::PutMeta { bytes, .. } => bytes.len(),
+            Change::DropHints(hints) => hints.len() * OVERHEAD_BYTES,
+            Change::Forget { items, .. } => items.len() * OVERHEAD_BYTES,
+            Change::AddHints { .. } | Change::SetIncarnation(_) => 0,
+        };
+        payload + OVERHEAD_BYTES
+    }
+}
+
+/// About how many bytes a set's values take.
+pub fn set_bytes(set: &SiblingSet) -> usize {
+    set.siblings()
+        .map(|(_, version)| version.value.as_ref().map_or(0, Bytes::len))
+        .sum()
+}
+
+/// A transaction at work.
+pub struct Batch<'c> {
+    connection: &'c Connection,
+    select: CachedStatement<'c>,
+    rows: BTreeMap<(Partition, ItemKey), Held>,
+    /// About how many bytes of rows it holds.
+    bytes: usize,
+    /// About how many pages its hints and records changed.
+    other_pages: u64,
+}
+
+/// A row as the transaction has it so far.
+struct Held {
+    /// Where the row lies in the table; none when it does not.
+    id: Option<i64>,
+    /// With the hash of its state.
+    row: Option<(Row, StateHash)>,
+    changed: bool,
+}
+
+/// A row that lies in the table and cannot be read.
+struct Unreadable {
+    id: i64,
+    damage: Damage,
+}
+
+impl<'c> Batch<'c> {
+    /// A transaction that has begun on this connection.
+    pub fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
+        let select = connection
+            .prepare_cached("SELECT id, row FROM items WHERE partition = ?1 AND key = ?2")?;
+        Ok(Batch {
+            connection,
+            select,
+            rows: BTreeMap::new(),
+            bytes: 0,
+            other_pages: 0,
+        })
+    }
+
+    /// About how many bytes of rows it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Makes one change. The inner error is the change's own; after the outer
+    /// one the transaction is of no more use.
+    pub fn make(
+        &mut self,
+        change: &Change,
+        shared: &Shared,
+    ) -> rusqlite::Result<Result<StoreReply, StoreError>> {
+        self.bytes += change.size_bytes();
+        match change {
+            Change::Update {
+                partition,
+                key,
+                mutation,
+                hints,
+            } => self.update(*partition, key, mutation, hints, shared),
+            Change::AddHints {
+                partition,
+                key,
+                hints,
+            } => {
+                self.add_hints(*partition, key, hints)?;
+                Ok(Ok(StoreReply::Done))
+            }
+            Change::DropHints(hints) => {
+                let mut gone = Vec::new();
+                for (id, partition, key, then_drop) in hints {
+                    gone.extend(self.drop_hint(*id, *partition, key, *then_drop, shared)?);
+                    self.let_go(*partition, key);
+                }
+                Ok(Ok(StoreReply::Dropped(gone)))
+            }
+            Change::Forget {
+                partition,
+                items,
+                hints,
+            } => {
+                let mut gone = Vec::new();
+                for (key, state) in items {
+                    gone.extend(self.forget(*partition, key, *state, *hints, shared)?);
+                    self.let_go(*partition, key);
+                }
+                Ok(Ok(StoreReply::Dropped(gone)))
+            }
+            Change::PutMeta { name, bytes } => {
+                self.other_pages += 2;
+                let mut put = self.connection.prepare_cached(
+                    "INSERT INTO meta(name, bytes) VALUES(?1, ?2)
+                     ON CONFLICT(name) DO UPDATE SET bytes = excluded.bytes",
+                )?;
+                put.execute((name, &bytes[..]))?;
+                Ok(Ok(StoreReply::Done))
+            }
+            Change::SetIncarnation(incarnation) => {
+                file::set_number(self.connection, "incarnation", *incarnation)?;
+                Ok(Ok(StoreReply::Done))
+            }
+        }
+    }
+
+    /// The row, from this transaction or from the table.
+    fn hold(
+        &mut self,
+        partition: Partition,
+        key: &ItemKey,
+    ) -> rusqlite::Result<Result<&mut Held, Unreadable>> {
+        let vacant = match self.rows.entry((partition, key.clone())) {
+            Entry::Occupied(held) => return Ok(Ok(held.into_mut())),
+            Entry::Vacant(vacant) => vacant,
+        };
+        let mut found = self.select.query((partition.0, key.as_bytes()))?;
+        let (id, row) = match found.next()? {
+            None => (None, None),
+            Some(columns) => {
+                let id = columns.get(0)?;
+                let bytes = columns.get_ref(1)?.as_blob()?;
+                match row::decode_with_state(key, bytes) {
+                    Ok(row) => {
+                        self.bytes += bytes.len();
+                        (Some(id), Some(row))
+                    }
+                    Err(damage) => return Ok(Err(Unreadable { id, damage })),
+                }
+            }
+        };
+        Ok(Ok(vacant.insert(Held {
+            id,
+            row,
+            changed: false,
+        })))
+    }
+
+    /// Holds a row no longer that was only looked at: the next who wants it reads
+    /// it again.
+    fn let_go(&mut self, partition: Partition, key: &ItemKey) {
+        if let Entry::Occupied(held) = self.rows.entry((partition, key.clone()))
+            && !held.get().changed
+        {
+            held.remove();
+        }
+    }
+
+    fn update(
+        &mut self,
+        partition: Partition,
+        key: &ItemKey,
+        mutation: &Mutation,
+        hints: &[NodeId],
+        shared: &Shared,
+    ) -> rusqlite::Result<Result<StoreReply, StoreError>> {
+        let held = match self.hold(partition, key)? {
+            Ok(held) => held,
+            Err(unreadable) => {
+                shared.note_damage(partition, key, &unreadable.damage);
+                return self.mend(partition, key, mutation, hints, shared, unreadable);
+            }
+        };
+        // `apply` takes the row; where it makes no other, an unchanged one is
+        // simply read again, and a changed one must be kept.
+        let kept = if held.changed { held.row.clone() } else { None };
+        let (row, before) = held.row.take().unzip();
+        let (made, outcome) = apply(row, mutation.clone());
+        let malformed = made.as_ref().is_some_and(|row| !row.set.is_well_formed());
+        let mut after = before;
+        match made {
+            Some(row) if !malformed => {
+                let state = row.set.hash();
+                after = Some(state);
+                held.row = Some((row, state));
+                held.changed = true;
+            }
+            _ if held.changed => held.row = kept,
+            _ => self.let_go(partition, key),
+        }
+        if malformed {
+            return Ok(Err(malformed_set(key)));
+        }
+        if is_taken(&outcome) {
+            self.add_hints(partition, key, hints)?;
+        }
+        let leaf = (before != after).then(|| LeafChange {
+            partition,
+            key: key.clone(),
+            before,
+            after,
+            mended: false,
+        });
+        Ok(Ok(StoreReply::Updated(outcome, leaf)))
+    }
+
+    /// Puts a peer's whole state in the place of a row that cannot be read; any
+    /// other change of it is refused.
+    fn mend(
+        &mut self,
+        partition: Partition,
+        key: &ItemKey,
+        mutation: &Mutation,
+        hints: &[NodeId],
+        shared: &Shared,
+        Unreadable { id, damage }: Unreadable,
+    ) -> rusqlite::Result<Result<StoreReply, StoreError>> {
+        let made = match mutation {
+            Mutation::Mend { .. } => apply(None, mutation.clone()),
+            _ => (None, Outcome::Synced { changed: false }),
+        };
+        // A peer that has nothing mends nothing: the item would pass for absent.
+        let (Some(row), outcome) = made else {
+            return Ok(Err(damage.at(key)));
+        };
+        if !row.set.is_well_formed() {
+            return Ok(Err(malformed_set(key)));
+        }
+        let state = row.set.hash();
+        self.rows.insert(
+            (partition, key.clone()),
+            Held {
+                id: Some(id),
+                row: Some((row, state)),
+                changed: true,
+            },
+        );
+        shared.note_mended(partition, key);
+        self.add_hints(partition, key, hints)?;
+        let leaf = LeafChange {
+            partition,
+            key: key.clone(),
+            before: None,
+            after: Some(state),
+            mended: true,
+        };
+        Ok(Ok(StoreReply::Updated(outcome, Some(leaf))))
+    }
+
+    fn add_hints(
+        &mut self,
+        partition: Partition,
+        key: &ItemKey,
+        hints: &[NodeId],
+    ) -> rusqlite::Result<()> {
+        for target in hints {
+            self.other_pages += 3;
+            let mut add = self.connection.prepare_cached(
+                "INSERT OR REPLACE INTO hints(target, partition, key) VALUES(?1, ?2, ?3)",
+            )?;
+            add.execute((target.0.cast_signed(), partition.0, key.as_bytes()))?;
+        }
+        Ok(())
+    }
+
+    /// Removes a row whose state is this; tells what its leaf was, and whether
+    /// the row is not there now.
+    fn remove_at(
+        &mut self,
+        partition: Partition,
+        key: &ItemKey,
+        state: StateHash,
+        shared: &Shared,
+    ) -> rusqlite::Result<(Option<LeafChange>, bool)> {
+        let held = match self.hold(partition, key)? {
+            Ok(held) => held,
+            // The state that is meant was read whole, so this is not it.
+            Err(unreadable) => {
+                shared.note_damage(partition, key, &unreadable.damage);
+                return Ok((None, false));
+            }
+        };
+        let before = held.row.as_ref().map(|(_, state)| *state);
+        if before == Some(state) {
+            held.row = None;
+            held.changed = true;
+        }
+        let is_gone = held.row.is_none();
+        let leaf = (is_gone && before.is_some()).then(|| LeafChange {
+            partition,
+            key: key.clone(),
+            before,
+            after: None,
+            mended: false,
+        });
+        Ok((leaf, is_gone))
+    }
+
+    fn drop_hint(
+        &mut self,
+        id: HintId,
+        partition: Partition,
+        key: &ItemKey,
+        then_drop: Option<StateHash>,
+        shared: &Shared,
+    ) -> rusqlite::Result<Option<LeafChange>> {
+        self.other_pages += 3;
+        if let Some(delivered) = then_drop {
+            match self.hold(partition, key)? {
+                Ok(held) => {
+                    if held.row.as_ref().is_some_and(|row| row.1 != delivered) {
+                        return Ok(None);
+                    }
+                }
+                // What was delivered was read whole, so this is not it.
+                Err(unreadable) => {
+                    shared.note_damage(partition, key, &unreadable.damage);
+                    return Ok(None);
+                }
+            }
+        }
+        let mut delete = self.connection.prepare_cached(
+            "DELETE FROM hints WHERE sequence = ?1 AND partition = ?2 AND key = ?3",
+        )?;
+        let deleted = delete.execute((id.sequence, partition.0, key.as_bytes()))?;
+        drop(delete);
+        // A hint that was forgotten before says nothing about the row.
+        let (Some(delivered), 1..) = (then_drop, deleted) else {
+            return Ok(None);
+        };
+        let others = self
+            .connection
+            .prepare_cached("SELECT 1 FROM hints WHERE partition = ?1 AND key = ?2")?
+            .exists((partition.0, key.as_bytes()))?;
+        if others {
+            return Ok(None);
+        }
+        let (leaf, _) = self.remove_at(partition, key, delivered, shared)?;
+        Ok(leaf)
+    }
+
+    fn forget(
+        &mut self,
+        partition: Partition,
+        key: &ItemKey,
+        state: StateHash,
+        hints: bool,
+        shared: &Shared,
+    ) -> rusqlite::Result<Option<LeafChange>> {
+        let (leaf, is_gone) = self.remove_at(partition, key, state, shared)?;
+        if hints && is_gone {
+            let deleted = self
+                .connection
+                .prepare_cached("DELETE FROM hints WHERE partition = ?1 AND key = ?2")?
+                .execute((partition.0, key.as_bytes()))?;
+            self.other_pages += 3 * deleted as u64;
+        }
+        Ok(leaf)
+    }
+
+    /// Writes the changed rows, in the order of their keys so that neighbours
+    /// meet the same pages. Returns about how many pages changed.
+    pub fn write(&mut self, buffer: &mut Vec<u8>) -> rusqlite::Result<u64> {
+        let connection = self.connection;
+        let mut pages = 2 + self.other_pages;
+        let (mut insert, mut update) = (None, None);
+        for ((partition, key), held) in &self.rows {
+            if !held.changed {
+                continue;
+            }
+            match (held.id, &held.row) {
+                (None, None) => {}
+                (Some(id), None) => {
+                    connection
+                        .prepare_cached("DELETE FROM items WHERE id = ?1")?
+                        .execute([id])?;
+                    pages += 2;
+                }
+                (Some(id), Some((row, state))) => {
+                    row::encode(key, row, *state, buffer);
+                    prepared(
+                        connection,
+                        &mut update,
+                        "UPDATE items SET row = ?2 WHERE id = ?1",
+                    )?
+                    .execute((id, &buffer[..]))?;
+                    pages += 1 + buffer.len() as u64 / PAGE_BYTES;
+                }
+                (None, Some((row, state))) => {
+                    row::encode(key, row, *state, buffer);
+                    prepared(
+                        connection,
+                        &mut insert,
+                        "INSERT INTO items(partition, key, row) VALUES(?1, ?2, ?3)",
+                    )?
+                    .execute((partition.0, key.as_bytes(), &buffer[..]))?;
+                    pages += 2 + buffer.len() as u64 / PAGE_BYTES;
+                }
+            }
+        }
+        // One huge row must not be held for the life of the store.
+        if buffer.capacity() > MAX_BATCH_BYTES {
+            *buffer = Vec::new();
+        }
+        Ok(pages)
+    }
+}
+
+/// Whether the change took, and hints are noted with it.
+fn is_taken(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Written(_) | Outcome::Synced { .. } | Outcome::Replaced
+    )
+}
+
+fn malformed_set(key: &ItemKey) -> StoreError {
+    StoreError::Corrupt(format!(
+        "{key:?}: the change makes a sibling set that is not well formed"
+    ))
+}
+
+/// The statement, prepared when it is first wanted.
+fn prepared<'s, 'c>(
+    connection: &'c Connection,
+    slot: &'s mut Option<CachedStatement<'c>>,
+    sql: &str,
+) -> rusqlite::Result<&'s mut CachedStatement<'c>> {
+    match slot {
+        Some(statement) => Ok(statement),
+        None => Ok(slot.insert(connection.prepare_cached(sql)?)),
+    }
+}
