@@ -97,7 +97,9 @@ impl Machine {
         if matches!(slot.origin, Origin::Peer { .. }) {
             return true;
         }
-        let Some(ring) = self.ring.clone() else {
+        // Dots are minted where the item is known to lie: a node that is still being
+        // filled would mint beside siblings that it has not got.
+        let Some(ring) = self.reading_ring.clone() else {
             return false;
         };
         let preference = ring.preference(slot.item.partition);
@@ -198,7 +200,7 @@ impl Machine {
     // Reads.
 
     pub(super) fn start_get(&mut self, id: SlotId) {
-        let (Some(ring), Some(slot)) = (self.ring.clone(), self.slots.get(&id)) else {
+        let (Some(ring), Some(slot)) = (self.reading_ring.clone(), self.slots.get(&id)) else {
             return;
         };
         let preference = ring.preference(slot.item.partition);
@@ -218,6 +220,7 @@ impl Machine {
     }
 
     fn do_get(&mut self, id: SlotId, actions: Vec<GetAction>) {
+        let mut cannot_say = false;
         for action in actions {
             let Some(slot) = self.slots.get(&id) else {
                 return;
@@ -225,6 +228,10 @@ impl Machine {
             let partition = slot.item.partition;
             let key = slot.item.key.clone();
             match action {
+                // What is lacking here would pass for absent.
+                GetAction::Ask { node, .. } if node == self.me && !self.membership.is_filled() => {
+                    cannot_say = true;
+                }
                 GetAction::Ask { node, .. } if node == self.me => {
                     self.store(Job::SlotRead(id), StoreRequest::Read { partition, key });
                 }
@@ -254,6 +261,10 @@ impl Machine {
                     self.repair(node, id, set);
                 }
             }
+        }
+        if cannot_say {
+            let me = self.me;
+            self.with_get(id, |get| get.on_failure(me));
         }
         self.retire(id);
     }

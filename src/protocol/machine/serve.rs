@@ -12,6 +12,10 @@ use crate::protocol::id::ItemKey;
 
 impl Machine {
     pub(super) fn on_message(&mut self, from: NodeId, message: Message) {
+        if let Some(refusal) = self.refuses(&message) {
+            self.send(from, refusal);
+            return;
+        }
         self.membership.on_heard(from, self.now.monotonic_ms);
         self.notice_liveness();
         match message {
@@ -100,6 +104,25 @@ impl Machine {
                     self.out.push(Effect::KeepModule { digest, bytes });
                 }
             }
+        }
+    }
+
+    /// What a peer is told that asks for more than this node may do: one that is
+    /// unfit neither gives nor takes, and one that is not filled yet takes writes but
+    /// is no witness for what is absent.
+    fn refuses(&self, message: &Message) -> Option<Message> {
+        let fit = self.membership.is_fit();
+        let refusal = |why: &str| Refusal::NotReady(why.to_owned());
+        match message {
+            Message::Read { id, .. } if !fit || !self.membership.is_filled() => {
+                let answer = Err(refusal("it does not hold its data yet"));
+                Some(Message::ReadAnswer { id: *id, answer })
+            }
+            Message::Write { id, .. } if !fit => {
+                let answer = Err(refusal("it is not in the cluster"));
+                Some(Message::WriteAnswer { id: *id, answer })
+            }
+            _ => None,
         }
     }
 
