@@ -262,7 +262,9 @@ impl Pair {
 
 fn main() {
     let mut arguments = std::env::args().skip(1).collect::<Vec<_>>();
-    if arguments.iter().any(|argument| argument == "--test") || !arguments.contains(&"--bench".into()) {
+    if arguments.iter().any(|argument| argument == "--test")
+        || !arguments.contains(&"--bench".into())
+    {
         return;
     }
     arguments.retain(|argument| argument != "--bench");
@@ -302,7 +304,9 @@ fn main() {
                 hint_for: None,
             };
             let now = pair.now();
-            let effects = pair.nodes[to].machine.step(now, Input::Peer { from, message });
+            let effects = pair.nodes[to]
+                .machine
+                .step(now, Input::Peer { from, message });
             pair.carry_out(to, effects);
         }
         assert!(!pair.is_equal());

@@ -156,8 +156,7 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
         None => None,
         Some(bytes) => Some(Machine::read_record(bytes).with_context(|| {
             format!(
-                "the membership record in {} is damaged or from a newer kinfold; restore the \
-                 data directory, or remove it and let the node join anew",
+                "the membership record in {} cannot be used",
                 data_dir.display()
             )
         })?),

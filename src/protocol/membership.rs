@@ -9,14 +9,16 @@
 //! Does not promise that everyone knows the same at once, nor that two halves of
 //! a cluster that cannot hear one another agree on the next layout meanwhile:
 //! the greater (version, digest) wins when they meet, and the version after it
-//! holds what the other half wanted. If the first seed is wiped and none of its
+//! holds what the other half wanted. Nor that a member which operators removed on
+//! either side of such a split can be told from one that was dead. If the first seed is wiped and none of its
 //! other seeds answers within `Pace::patience_ms`, it founds a second cluster,
 //! and both say so when they meet: nobody can tell that from a first start.
 //!
 //! The parts: `birth` finds or founds a cluster, `gossip` exchanges what is
 //! known (Dynamo, section 4.8.1; push-pull as in Demers et al., *Epidemic
-//! algorithms*, PODC 1987), `merge` takes it in, `placement` proposes layouts. Whom this node
-//! believes to be alive is the [`Detector`]'s business.
+//! algorithms*, PODC 1987), `merge` takes it in, `placement` proposes layouts,
+//! `history` says which of them are read from and written to, `departure` lets
+//! members go. Whom this node believes to be alive is the [`Detector`]'s business.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,8 +33,10 @@ use super::message::Message;
 
 mod birth;
 mod clock;
+mod departure;
 mod fault;
 mod gossip;
+mod history;
 mod member;
 mod merge;
 mod placement;
@@ -41,9 +45,11 @@ mod tests;
 
 use birth::Birth;
 use clock::ClockFilter;
-pub use fault::{Fault, NotReady};
+pub use fault::{Fault, LeaveRefused, NotReady, RemoveRefused};
 pub use gossip::{Answered, News, Summary, Wants};
-pub use member::{Identity, MAX_MEMBERS, Member, Pace, Pulse, Status};
+use history::History;
+pub use history::MAX_LAYOUTS;
+pub use member::{Identity, MAX_MEMBERS, Member, Pace, Pulse, Status, tag_of};
 
 /// How many of the configured seeds are asked: one answer is enough.
 pub const MAX_SEEDS: usize = 32;
@@ -60,7 +66,8 @@ pub struct Persisted {
     pub cluster: Option<ClusterId>,
     /// Everyone, this node included.
     pub members: Vec<Member>,
-    pub layout: Option<Layout>,
+    /// Those at hand, ascending by version.
+    pub layouts: Vec<Layout>,
     pub catalog: Catalog,
 }
 
@@ -83,6 +90,8 @@ pub enum Gossip {
     Persist {
         revision: u64,
     },
+    /// The newest layout, the one that is read from, or those that are written to
+    /// are others now.
     LayoutChanged,
     CatalogChanged,
     MembersChanged,
@@ -91,20 +100,6 @@ pub enum Gossip {
     RenewIncarnation,
     /// For the log and the operator; each is reported once.
     Fault(Fault),
-}
-
-/// A layout and what decides between two of them, which is costly to compute.
-#[derive(Debug)]
-struct Placed {
-    layout: Layout,
-    stamp: (u64, u128),
-}
-
-impl Placed {
-    fn new(layout: Layout) -> Self {
-        let stamp = (layout.version(), layout.digest());
-        Placed { layout, stamp }
-    }
 }
 
 /// One node's part in membership.
@@ -116,7 +111,9 @@ pub struct Membership {
     birth: Birth,
     /// Everyone, this node included.
     members: BTreeMap<NodeId, Member>,
-    placed: Option<Placed>,
+    history: History,
+    /// Whether this life began with nothing of a cluster on disk.
+    came_empty: bool,
     catalog: Catalog,
     catalog_digest: u64,
     detector: Detector,
@@ -148,39 +145,41 @@ impl Membership {
         let foreign = persisted.as_ref().is_some_and(|memory| memory.node != node);
         let memory = persisted.filter(|_| !foreign);
         let incarnation = memory.as_ref().map_or(1, |memory| memory.incarnation + 1);
-        let (cluster, entries, layout, catalog) = match memory {
+        let (cluster, entries, layouts, catalog) = match memory {
             Some(memory) => (
                 memory.cluster,
                 memory.members,
-                memory.layout,
+                memory.layouts,
                 memory.catalog,
             ),
-            None => (None, Vec::new(), None, Catalog::default()),
+            None => (None, Vec::new(), Vec::new(), Catalog::default()),
         };
         let mut members: BTreeMap<NodeId, Member> = entries
             .into_iter()
             .map(|member| (member.node, member))
             .collect();
         let before = members.remove(&node);
-        let placed = layout.map(Placed::new);
+        let read = before.as_ref().map_or(0, |entry| entry.layout_read);
+        let history = History::remembered(layouts, read);
         let me = Member {
             node,
             name: identity.name.clone(),
+            born: before.as_ref().map_or(1, |entry| entry.born),
             incarnation,
-            // Starting a removed node asks to join once more.
             status: before
                 .as_ref()
-                .map(|entry| entry.status)
-                .filter(|&status| status != Status::Removed)
-                .unwrap_or(Status::Joining),
+                .map_or(Status::Joining, |entry| entry.status),
             address: identity.address.clone(),
             weight_milli: identity.weight_milli,
             zone: identity.zone.clone(),
             wire_version: identity.wire_version,
             heartbeat: 0,
-            layout_seen: placed.as_ref().map_or(0, |placed| placed.stamp.0),
-            layout_synced: before.map_or(0, |entry| entry.layout_synced),
+            layout_seen: history.newest().map_or(0, |placed| placed.stamp.0),
+            layout_synced: before.as_ref().map_or(0, |entry| entry.layout_synced),
+            synced_tag: before.map_or(0, |entry| entry.synced_tag),
+            layout_read: read,
         };
+        let removed = me.status == Status::Removed;
         members.insert(node, me);
         let catalog_digest = catalog.digest();
         let mut membership = Membership {
@@ -189,9 +188,10 @@ impl Membership {
             gossip: gossip::Rounds::new(start_dice),
             identity,
             pace,
+            came_empty: cluster.is_none(),
             cluster,
             members,
-            placed,
+            history,
             catalog,
             catalog_digest,
             clocks: BTreeMap::new(),
@@ -204,9 +204,11 @@ impl Membership {
             out: Vec::new(),
         };
         if foreign {
-            membership.fatal = Some(Fault::ForeignMemory);
-            membership.fault(Fault::ForeignMemory);
+            membership.become_unfit(Fault::ForeignMemory);
+        } else if removed {
+            membership.become_unfit(Fault::Removed);
         }
+        membership.settle_layouts();
         membership
     }
 
@@ -224,6 +226,7 @@ impl Membership {
             } else {
                 self.insist(now_ms);
             }
+            self.settle_layouts();
         }
         self.take()
     }
@@ -243,15 +246,22 @@ impl Membership {
                 Message::GossipNews(news) => self.on_news(from, *news, now_ms, now_us),
                 _ => self.on_heard(from, now_ms),
             }
+            self.settle_layouts();
         }
         self.take()
     }
 
     /// A member was heard, whatever it said.
     pub fn on_heard(&mut self, from: NodeId, now_ms: u64) {
-        if from != self.identity.node && self.members.contains_key(&from) {
+        if self.is_another(from) {
             self.detector.on_heard(from, now_ms);
         }
+    }
+
+    /// Whether this is another node that belongs to the cluster.
+    fn is_another(&self, node: NodeId) -> bool {
+        let belongs = |member: &Member| member.status != Status::Removed;
+        node != self.identity.node && self.members.get(&node).is_some_and(belongs)
     }
 
     /// A message did not reach anyone. `to` means nothing for a message that was
@@ -269,7 +279,7 @@ impl Membership {
 
     /// The connection to a peer broke, or a request to it timed out.
     pub fn on_disconnected(&mut self, peer: NodeId, now_ms: u64) {
-        if peer != self.identity.node && self.members.contains_key(&peer) {
+        if self.is_another(peer) {
             self.detector.on_failure(peer, now_ms);
         }
     }
@@ -293,7 +303,7 @@ impl Membership {
             incarnation: self.me().incarnation,
             cluster: self.cluster,
             members: self.members.values().cloned().collect(),
-            layout: self.layout().cloned(),
+            layouts: self.layouts(),
             catalog: self.catalog.clone(),
         }
     }
@@ -308,9 +318,16 @@ impl Membership {
         self.cluster.filter(|_| self.birth.is_durable())
     }
 
-    /// Which nodes hold what; none until this node is in a cluster.
+    /// Which nodes should hold what, as of the newest decision; none until this node
+    /// is in a cluster.
     pub fn layout(&self) -> Option<&Layout> {
-        self.placed.as_ref().map(|placed| &placed.layout)
+        self.history.newest().map(|placed| &placed.layout)
+    }
+
+    /// All layouts at hand, ascending by version.
+    fn layouts(&self) -> Vec<Layout> {
+        let all = self.history.all();
+        all.map(|placed| placed.layout.clone()).collect()
     }
 
     /// Tables and reconcilers.
@@ -348,9 +365,22 @@ impl Membership {
         &self.members[&self.identity.node]
     }
 
-    /// Whether requests should go to the node. This node is always up.
+    /// Whether requests should go to the node. This node is always up, and one that
+    /// was removed never is.
     pub fn is_up(&self, node: NodeId) -> bool {
-        node == self.identity.node || self.detector.is_up(node)
+        node == self.identity.node || (!self.is_removed(node) && self.detector.is_up(node))
+    }
+
+    /// Whether the node was a member and is none any more.
+    pub fn is_removed(&self, node: NodeId) -> bool {
+        let member = self.members.get(&node);
+        member.is_some_and(|member| member.status == Status::Removed)
+    }
+
+    /// Whether this node may take part at all. One that is unfit must not even give
+    /// back what it holds for others: it does not belong to them.
+    pub fn is_fit(&self) -> bool {
+        self.fatal.is_none()
     }
 
     /// Whom this node believes to be alive.
@@ -381,15 +411,14 @@ impl Membership {
             return Err(NotReady::Founding);
         }
         match self.me().status {
-            Status::Removed => return Err(NotReady::Removed),
+            Status::Removed => return Err(NotReady::Left),
             Status::Joining => return Err(NotReady::Joining),
             Status::Up | Status::Leaving => {}
         }
         // Data written now would lie on the founder alone.
         let alone = self
-            .placed
-            .as_ref()
-            .is_some_and(|placed| placed.layout.nodes().len() == 1);
+            .layout()
+            .is_some_and(|layout| layout.nodes().len() == 1);
         let others_wait = self.others().any(|member| member.status == Status::Joining);
         if alone && (others_wait || self.birth.expects_others(now_ms)) {
             return Err(NotReady::Forming);
@@ -417,40 +446,9 @@ impl Membership {
     fn members_changed(&mut self) {
         self.revision += 1;
         self.placement.disturb();
+        self.history.unsettle();
         self.gossip.hurry();
         self.out.push(Gossip::MembersChanged);
-    }
-
-    /// Takes over a layout if it is greater than the one at hand, and with it the
-    /// status that it gives this node.
-    fn take_layout(&mut self, layout: Layout) {
-        let placed = Placed::new(layout);
-        if self
-            .placed
-            .as_ref()
-            .is_some_and(|known| known.stamp >= placed.stamp)
-        {
-            return;
-        }
-        let version = placed.stamp.0;
-        let counts_on_me = placed.layout.nodes().contains(&self.identity.node);
-        self.placed = Some(placed);
-        self.revision += 1;
-        self.gossip.hurry();
-        self.out.push(Gossip::LayoutChanged);
-        let me = self.me_mut();
-        me.layout_seen = version;
-        me.heartbeat += 1;
-        if counts_on_me && me.status == Status::Joining {
-            self.turn_up();
-        }
-    }
-
-    fn turn_up(&mut self) {
-        let me = self.me_mut();
-        me.status = Status::Up;
-        me.heartbeat += 1;
-        self.members_changed();
     }
 
     fn catalog_may_have_changed(&mut self) {
@@ -461,6 +459,11 @@ impl Membership {
             self.gossip.hurry();
             self.out.push(Gossip::CatalogChanged);
         }
+    }
+
+    fn become_unfit(&mut self, fault: Fault) {
+        self.fatal = Some(fault.clone());
+        self.fault(fault);
     }
 
     fn fault(&mut self, fault: Fault) {

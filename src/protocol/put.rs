@@ -2,14 +2,43 @@
 //! when enough have it (Dynamo, sections 4.5 and 4.6).
 //!
 //! The coordinator has stored the write itself; this machine brings it to the
-//! other N−1. A primary that is down, fails, or is slow past the hedge delay is
-//! replaced by the next node of the preference list, which stores the write with
-//! a hint naming that primary; where no such node is left the coordinator keeps
-//! the hint itself. Promises: every primary either acknowledged durably or is
-//! named by a hint on a node that stored the write durably, whatever the client
-//! was told; the client hears success only after W durable acknowledgements.
+//! other primaries. While layouts overlap there are several *groups* of primaries,
+//! one a layout; every one of them gets the write, and each group must have W of
+//! its own (of an older group that is smaller than W, all). A primary that is down,
+//! fails, or is slow past the hedge delay is replaced by the next fallback, which
+//! stores the write with a hint naming that primary; where no such node is left the
+//! coordinator keeps the hint itself. Promises: every primary of every group either
+//! acknowledged durably or is named by a hint on a node that stored the write
+//! durably, whatever the client was told; the client hears success only when every
+//! group has W durable acknowledgements.
 
 use super::id::NodeId;
+
+/// How many groups there are at most: as many as layouts.
+pub const MAX_GROUPS: usize = 8;
+const _: () = assert!(MAX_GROUPS >= super::membership::MAX_LAYOUTS);
+
+/// Some of the groups, a bit each.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Groups(u8);
+
+impl Groups {
+    fn all(count: usize) -> Self {
+        Groups((0..count).fold(0, |bits, group| bits | 1 << group))
+    }
+
+    fn with(self, group: usize) -> Self {
+        Groups(self.0 | 1 << group)
+    }
+
+    fn and(self, other: Groups) -> Self {
+        Groups(self.0 | other.0)
+    }
+
+    fn has(self, group: usize) -> bool {
+        self.0 & (1 << group) != 0
+    }
+}
 
 /// Where one primary's copy stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +58,8 @@ enum Place {
 
 struct Copy {
     primary: NodeId,
+    /// Whose primary it is.
+    groups: Groups,
     place: Place,
     /// The fallback that was given it beside a slow primary.
     hedge: Option<NodeId>,
@@ -44,22 +75,26 @@ pub enum PutAction {
     },
     /// Note a hint for this primary in the coordinator's own store.
     HintHere { primary: NodeId },
-    /// W replicas have it.
+    /// Every group has W replicas.
     Answer,
-    /// W replicas cannot be had, or not in time; this many have it.
+    /// W replicas cannot be had in each group, or not in time; the group that has
+    /// the fewest has this many.
     Unmet { got: u32 },
 }
 
 /// A write on its way to its replicas.
 pub struct Put {
     copies: Vec<Copy>,
+    /// How many nodes each group needs.
+    needs: Vec<usize>,
     /// Fallbacks not used yet, those that seem up only.
     fallbacks: std::collections::VecDeque<NodeId>,
-    /// Nodes that acknowledged and count.
-    acked: Vec<NodeId>,
+    /// Fallbacks in use, and the groups in which they count.
+    standing: Vec<(NodeId, Groups)>,
+    /// Nodes that acknowledged, and the groups in which they count.
+    acked: Vec<(NodeId, Groups)>,
     /// Nodes whose word is awaited.
     awaited: Vec<NodeId>,
-    w: usize,
     strict: bool,
     answered: bool,
     finished: bool,
@@ -69,44 +104,78 @@ impl Put {
     /// Plans a write. Returns the machine and the primaries for which the
     /// coordinator must note a hint in the same transaction as the write.
     ///
-    /// `me` coordinates. The first `n` of `preference` are primaries.
+    /// `me` coordinates. `groups` are the primaries by each layout that is written
+    /// to, the newest first; `others` are the nodes that may stand in, the first
+    /// ones first, and any primary among them is passed over.
     pub fn new(
-        preference: &[NodeId],
-        n: usize,
+        groups: &[Vec<NodeId>],
+        others: impl IntoIterator<Item = NodeId>,
         w: usize,
         strict: bool,
         me: NodeId,
         is_up: impl Fn(NodeId) -> bool,
     ) -> (Self, Vec<NodeId>) {
-        let n = n.min(preference.len());
-        let (primaries, fallbacks) = preference.split_at(n);
+        assert!(groups.len() <= MAX_GROUPS, "there are as many as layouts");
+        let mut copies: Vec<Copy> = Vec::with_capacity(groups.first().map_or(0, Vec::len));
+        for (group, primaries) in groups.iter().enumerate() {
+            for &primary in primaries {
+                match copies.iter_mut().find(|copy| copy.primary == primary) {
+                    Some(copy) => copy.groups = copy.groups.with(group),
+                    None => copies.push(Copy {
+                        primary,
+                        groups: Groups::default().with(group),
+                        place: Place::HintedHere,
+                        hedge: None,
+                    }),
+                }
+            }
+        }
+        let mut fallbacks = std::collections::VecDeque::new();
+        for node in others {
+            let is_primary = copies.iter().any(|copy| copy.primary == node);
+            if !is_primary && !fallbacks.contains(&node) && (node == me || is_up(node)) {
+                fallbacks.push_back(node);
+            }
+        }
+        // What an older layout cannot give, because it had fewer nodes, the newest
+        // one gives.
+        let need = |(group, primaries): (usize, &Vec<NodeId>)| match group {
+            0 => w,
+            _ => w.min(primaries.len()),
+        };
         let mut put = Put {
-            copies: Vec::with_capacity(n),
-            fallbacks: fallbacks
-                .iter()
-                .copied()
-                .filter(|&node| node == me || is_up(node))
-                .collect(),
-            acked: Vec::with_capacity(n),
-            awaited: Vec::with_capacity(n),
-            w,
+            needs: groups.iter().enumerate().map(need).collect(),
+            fallbacks,
+            standing: Vec::new(),
+            acked: Vec::with_capacity(copies.len()),
+            awaited: Vec::with_capacity(copies.len()),
             strict,
             answered: false,
             finished: false,
+            copies,
         };
-        if primaries.contains(&me) || !strict {
-            put.acked.push(me);
-        }
+        let own = put.copies.iter().find(|copy| copy.primary == me);
+        let is_primary = own.is_some();
+        let counts_in = match own {
+            _ if !strict => Groups::all(groups.len()),
+            Some(copy) => copy.groups,
+            None => Groups::default(),
+        };
+        put.acked.push((me, counts_in));
         let mut hints_here = Vec::new();
         let mut stands_in = false;
-        for &primary in primaries {
-            let place = if primary == me {
+        for place in 0..put.copies.len() {
+            let primary = put.copies[place].primary;
+            put.copies[place].place = if primary == me {
                 Place::Acked
             } else if is_up(primary) {
                 Place::Sent { hedged: false }
             } else {
                 match put.fallbacks.pop_front() {
-                    Some(node) if node != me => Place::Standing(node),
+                    Some(node) if node != me => {
+                        put.stand_in(node, place);
+                        Place::Standing(node)
+                    }
                     other => {
                         stands_in |= other.is_some();
                         hints_here.push(primary);
@@ -114,20 +183,20 @@ impl Put {
                     }
                 }
             };
-            put.copies.push(Copy {
-                primary,
-                place,
-                hedge: None,
-            });
         }
         put.fallbacks.retain(|&node| node != me);
         // A coordinator that is no primary and stands in for none (the primaries
         // came back meanwhile) keeps a copy that nobody would fetch: it says so
         // with a hint for each, and delivery sorts it out.
-        if !primaries.contains(&me) && !stands_in && hints_here.is_empty() {
-            hints_here.extend_from_slice(primaries);
+        if !is_primary && !stands_in && hints_here.is_empty() {
+            hints_here.extend(put.copies.iter().map(|copy| copy.primary));
         }
         (put, hints_here)
+    }
+
+    /// A fallback takes a primary's place in its groups.
+    fn stand_in(&mut self, node: NodeId, place: usize) {
+        self.standing.push((node, self.copies[place].groups));
     }
 
     /// The coordinator's own copy is durable: send out the others.
@@ -154,7 +223,7 @@ impl Put {
         }
         // Too few seem up: those that seem down are tried all the same, since
         // opinions are stale and the write may be kept anywhere.
-        if self.acked.len() + self.countable() < self.w {
+        if self.is_hopeless() {
             for copy in &self.copies {
                 if !matches!(copy.place, Place::Acked | Place::Sent { .. }) {
                     self.awaited.push(copy.primary);
@@ -178,10 +247,8 @@ impl Put {
     pub fn on_ack(&mut self, node: NodeId) -> Vec<PutAction> {
         let mut actions = Vec::new();
         self.awaited.retain(|&awaited| awaited != node);
-        let mut is_primary = false;
         for copy in &mut self.copies {
             if copy.primary == node {
-                is_primary = true;
                 copy.place = Place::Acked;
             } else if copy.place == Place::Standing(node) {
                 copy.place = Place::Hinted;
@@ -190,8 +257,8 @@ impl Put {
                 copy.place = Place::Hinted;
             }
         }
-        if (is_primary || !self.strict) && !self.acked.contains(&node) {
-            self.acked.push(node);
+        if !self.acked.iter().any(|(acked, _)| *acked == node) {
+            self.acked.push((node, self.counts_in(node)));
         }
         self.settle(&mut actions);
         actions
@@ -234,6 +301,7 @@ impl Put {
         let primary = self.copies[place].primary;
         match self.fallbacks.pop_front() {
             Some(node) => {
+                self.stand_in(node, place);
                 self.copies[place].place = Place::Standing(node);
                 self.awaited.push(node);
                 actions.push(PutAction::Store {
@@ -254,11 +322,13 @@ impl Put {
         if self.finished {
             return actions;
         }
-        for copy in &mut self.copies {
-            if copy.place == (Place::Sent { hedged: false }) {
+        for place in 0..self.copies.len() {
+            if self.copies[place].place == (Place::Sent { hedged: false }) {
                 let Some(node) = self.fallbacks.pop_front() else {
                     break;
                 };
+                self.stand_in(node, place);
+                let copy = &mut self.copies[place];
                 copy.place = Place::Sent { hedged: true };
                 copy.hedge = Some(node);
                 self.awaited.push(node);
@@ -291,23 +361,47 @@ impl Put {
         actions
     }
 
-    /// How many of the awaited nodes would count towards W.
-    fn countable(&self) -> usize {
-        let counts =
-            |node: &&NodeId| !self.strict || self.copies.iter().any(|copy| copy.primary == **node);
-        self.awaited.iter().filter(counts).count()
+    /// The groups in which a node counts once it has the write.
+    fn counts_in(&self, node: NodeId) -> Groups {
+        if let Some(copy) = self.copies.iter().find(|copy| copy.primary == node) {
+            return copy.groups;
+        }
+        let standing = self.standing.iter().filter(|(other, _)| *other == node);
+        match self.strict {
+            true => Groups::default(),
+            false => standing.fold(Groups::default(), |all, (_, groups)| all.and(*groups)),
+        }
+    }
+
+    /// How many nodes of a group have the write, and how many more may.
+    fn count(&self, group: usize) -> (usize, usize) {
+        let has = |(_, groups): &&(NodeId, Groups)| groups.has(group);
+        let may = |node: &&NodeId| self.counts_in(**node).has(group);
+        (
+            self.acked.iter().filter(has).count(),
+            self.awaited.iter().filter(may).count(),
+        )
+    }
+
+    /// Whether some group cannot get what it needs from those that were given it.
+    fn is_hopeless(&self) -> bool {
+        self.needs.iter().enumerate().any(|(group, &need)| {
+            let (have, may) = self.count(group);
+            have + may < need
+        })
     }
 
     fn settle(&mut self, actions: &mut Vec<PutAction>) {
         if !self.answered {
-            if self.acked.len() >= self.w {
+            let has_enough = |(group, need): (usize, &usize)| self.count(group).0 >= *need;
+            if self.needs.iter().enumerate().all(has_enough) {
                 self.answered = true;
                 actions.push(PutAction::Answer);
-            } else if self.acked.len() + self.countable() < self.w {
+            } else if self.is_hopeless() {
                 self.answered = true;
-                actions.push(PutAction::Unmet {
-                    got: self.acked.len() as u32,
-                });
+                let have = (0..self.needs.len()).map(|group| self.count(group).0);
+                let got = have.min().unwrap_or(0) as u32;
+                actions.push(PutAction::Unmet { got });
             }
         }
         self.finished = self.awaited.is_empty();
@@ -315,116 +409,4 @@ impl Put {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Node 1 coordinates; 1 to `n` are primaries, the others fallbacks.
-    fn put(nodes: u64, w: usize, strict: bool, down: &[u64]) -> (Put, Vec<NodeId>) {
-        let preference: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
-        Put::new(&preference, 3, w, strict, NodeId(1), |node| {
-            !down.contains(&node.0)
-        })
-    }
-
-    fn store(node: u64, hint_for: Option<u64>) -> PutAction {
-        PutAction::Store {
-            node: NodeId(node),
-            hint_for: hint_for.map(NodeId),
-        }
-    }
-
-    fn hint(primary: u64) -> PutAction {
-        PutAction::HintHere {
-            primary: NodeId(primary),
-        }
-    }
-
-    #[test]
-    fn the_client_hears_of_it_with_the_wth_ack_and_not_before() {
-        let (mut put, hints_here) = put(3, 3, false, &[]);
-        assert_eq!(hints_here, []);
-        assert_eq!(put.on_stored(), [store(2, None), store(3, None)]);
-        assert_eq!(put.on_ack(NodeId(3)), []);
-        assert_eq!(put.on_ack(NodeId(3)), [], "a repeated ack is one ack");
-        assert!(!put.is_finished());
-        assert_eq!(put.on_ack(NodeId(2)), [PutAction::Answer]);
-        assert!(put.is_finished());
-    }
-
-    #[test]
-    fn with_w_1_the_coordinators_own_copy_is_enough_and_the_others_follow() {
-        let (mut put, _) = put(3, 1, false, &[]);
-        let actions = put.on_stored();
-        assert_eq!(actions, [store(2, None), store(3, None), PutAction::Answer]);
-        assert!(!put.is_finished());
-    }
-
-    #[test]
-    fn a_dead_primary_is_replaced_by_the_next_fallback_with_a_hint() {
-        let (mut put, hints_here) = put(5, 2, false, &[2]);
-        assert_eq!(hints_here, []);
-        assert_eq!(put.on_stored(), [store(4, Some(2)), store(3, None)]);
-        assert_eq!(put.on_ack(NodeId(4)), [PutAction::Answer]);
-    }
-
-    #[test]
-    fn where_no_fallback_is_left_the_coordinator_keeps_the_hint() {
-        // Known beforehand: in the same transaction as the write.
-        let (mut known, hints_here) = put(3, 1, false, &[2, 3]);
-        assert_eq!(hints_here, [NodeId(2), NodeId(3)]);
-        assert_eq!(known.on_stored(), [PutAction::Answer]);
-        // Found out: after it.
-        let (mut found, _) = put(3, 1, false, &[]);
-        found.on_stored();
-        assert_eq!(found.on_failure(NodeId(2)), [hint(2)]);
-        assert_eq!(found.on_timeout(), [hint(3)]);
-        assert!(found.is_finished());
-    }
-
-    #[test]
-    fn a_fallback_that_fails_is_replaced_too() {
-        let (mut put, _) = put(5, 2, false, &[2]);
-        put.on_stored();
-        assert_eq!(put.on_failure(NodeId(4)), [store(5, Some(2))]);
-        assert_eq!(put.on_failure(NodeId(5)), [hint(2)]);
-        assert_eq!(put.on_ack(NodeId(3)), [PutAction::Answer]);
-    }
-
-    #[test]
-    fn strict_counts_primaries_only_and_hints_all_the_same() {
-        let (mut put, _) = put(5, 2, true, &[2]);
-        put.on_stored();
-        assert_eq!(put.on_ack(NodeId(4)), [], "a fallback does not count");
-        assert_eq!(put.on_ack(NodeId(3)), [PutAction::Answer]);
-    }
-
-    #[test]
-    fn too_few_alive_are_tried_all_the_same_and_then_said_to_be_too_few() {
-        let (mut put, hints_here) = put(3, 2, false, &[2, 3]);
-        assert_eq!(hints_here, [NodeId(2), NodeId(3)]);
-        assert_eq!(put.on_stored(), [store(2, None), store(3, None)]);
-        assert_eq!(put.on_failure(NodeId(2)), []);
-        assert_eq!(put.on_failure(NodeId(3)), [PutAction::Unmet { got: 1 }]);
-    }
-
-    #[test]
-    fn a_slow_primary_is_hedged_once_and_may_still_answer() {
-        let (mut put, _) = put(4, 2, false, &[]);
-        put.on_stored();
-        assert_eq!(put.on_hedge(), [store(4, Some(2))]);
-        assert_eq!(put.on_hedge(), [], "there is no further fallback");
-        assert_eq!(put.on_ack(NodeId(2)), [PutAction::Answer]);
-        assert_eq!(put.on_ack(NodeId(4)), []);
-        assert_eq!(put.on_ack(NodeId(3)), []);
-        assert!(put.is_finished());
-    }
-
-    #[test]
-    fn a_hedge_that_failed_before_its_primary_leaves_a_hint() {
-        let (mut put, _) = put(4, 1, false, &[]);
-        put.on_stored();
-        put.on_hedge();
-        assert_eq!(put.on_failure(NodeId(4)), []);
-        assert_eq!(put.on_failure(NodeId(2)), [hint(2)]);
-    }
-}
+mod tests;

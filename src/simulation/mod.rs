@@ -227,7 +227,8 @@ impl World {
             .store
             .meta(MEMBERSHIP_RECORD)
             .expect("memory does not fail");
-        let persisted = record.and_then(|bytes| Machine::read_record(&bytes));
+        let persisted = record
+            .map(|bytes| Machine::read_record(&bytes).expect("a store holds what was written"));
         let mut dice = Dice::from_seed(seed);
         let (mut machine, mut effects) = Machine::new(
             sim.identity.clone(),
@@ -324,8 +325,9 @@ impl World {
             sim.machine.as_ref().is_some_and(|machine| {
                 machine.readiness().is_ok()
                     && machine
-                        .ring()
+                        .reading_ring()
                         .is_some_and(|ring| ring.layout().nodes().len() == self.nodes.len())
+                    && machine.writing_rings().len() == 1
                     && self
                         .nodes
                         .iter()

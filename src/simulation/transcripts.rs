@@ -69,9 +69,9 @@ impl Script {
             for counter in &seen.beyond {
                 let _infallible = write!(part, "+{counter}");
             }
-            parts.push(part);
+            parts.push((actor.node, part));
         }
-        format!("{{{}}}", parts.join(" "))
+        format!("{{{}}}", in_order(parts).join(" "))
     }
 
     fn set(&mut self, set: &SiblingSet) -> String {
@@ -84,9 +84,13 @@ impl Script {
                 || "tombstone".to_owned(),
                 |value| value.escape_ascii().to_string(),
             );
-            parts.push(format!("{}={value}", self.dot(dot)));
+            parts.push((dot.actor.node, format!("{}={value}", self.dot(dot))));
         }
-        format!("[{}] {}", parts.join(", "), self.context(set.context()))
+        format!(
+            "[{}] {}",
+            in_order(parts).join(", "),
+            self.context(set.context())
+        )
     }
 
     fn response(&mut self, response: &Response) -> String {
@@ -121,6 +125,13 @@ impl Script {
             Response::Refused(refusal) => format!("refused: {refusal}"),
         }
     }
+}
+
+/// By node, then by what is shown: epochs are random, and so is the order that they
+/// give.
+fn in_order(mut parts: Vec<(NodeId, String)>) -> Vec<String> {
+    parts.sort_unstable();
+    parts.into_iter().map(|(_, part)| part).collect()
 }
 
 fn node(name: Option<&str>) -> Result<usize, Box<dyn Error>> {

@@ -30,8 +30,9 @@ use crate::protocol::exchange;
 use crate::protocol::message::{Ask, Message, ReadAnswer, Response};
 
 /// The wire versions that this build reads and writes, ascending. A version is
-/// added here one release before anything writes it.
-pub const WIRE_VERSIONS: &[u32] = &[1];
+/// added here one release before anything writes it. (Version 1 was never
+/// released.)
+pub const WIRE_VERSIONS: &[u32] = &[2];
 
 /// The largest payload, in bytes. Sixty-four values of the default limit (1 MiB)
 /// fit, and so does every set that a table with a reconciler is likely to hold;

@@ -96,11 +96,14 @@ fn forwarded(id: u64, response: Response) -> Message {
 fn pulse() -> Pulse {
     Pulse {
         node: NodeId::of("a"),
+        born: 3,
         incarnation: u64::MAX,
         status: Status::Up,
         heartbeat: 4,
         layout_seen: 3,
         layout_synced: 2,
+        synced_tag: u32::MAX,
+        layout_read: 1,
     }
 }
 
@@ -205,6 +208,7 @@ pub fn one_of_each() -> Vec<Message> {
     let member = Member {
         node: NodeId::of("b"),
         name: Arc::from("b"),
+        born: 1,
         incarnation: 2,
         status: Status::Leaving,
         address: Arc::from("127.0.0.1:8102"),
@@ -214,6 +218,8 @@ pub fn one_of_each() -> Vec<Message> {
         heartbeat: 99,
         layout_seen: 1,
         layout_synced: 1,
+        synced_tag: 7,
+        layout_read: 1,
     };
     let mut all = vec![
         Message::Read {
@@ -313,11 +319,11 @@ pub fn one_of_each() -> Vec<Message> {
             }),
             members: vec![member],
             pulses: vec![pulse()],
-            layout: None,
+            layouts: Vec::new(),
             catalog: Some(Catalog::default()),
             wants: Wants {
                 members: vec![NodeId::of("c")],
-                layout: true,
+                layouts: true,
                 catalog: false,
             },
         })),

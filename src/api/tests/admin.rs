@@ -256,6 +256,9 @@ async fn the_cluster_and_the_ring_are_shown() {
             "under_replicated"
         ]
     );
+    assert_eq!(cluster["strays"], 2);
+    let transfer = json!({"from": "a", "to": "b", "partitions_done": 3, "partitions": 4});
+    assert_eq!(cluster["transfers"], json!([transfer]));
     // From `printf 'raw\0alice' | md5sum`.
     let ring = server.get("/v1/cluster/ring/raw/%61lice").await.json();
     let position = crate::protocol::id::Position::of("raw", b"alice");

@@ -11,7 +11,8 @@ use serde_json::json;
 use crate::api::service::Service;
 use crate::metrics::Metrics;
 use crate::node::{
-    AdminError, ClusterView, MemberView, ModuleFigures, PreferenceView, RingView, Tables, Upload,
+    AdminError, ClusterView, MemberView, ModuleFigures, PreferenceView, RingView, Tables,
+    TransferView, Upload,
 };
 use crate::protocol::catalog::{
     Catalog, Digest, Lawfulness, ModuleInfo, ModuleKind, QuorumSize, Table, TableDefinition,
@@ -335,6 +336,13 @@ impl Service for World {
                 member("d", "removed"),
             ],
             under_replicated: 1,
+            strays: 2,
+            transfers: vec![TransferView {
+                from: "a".into(),
+                to: "b".into(),
+                partitions_done: 3,
+                partitions: 4,
+            }],
         }
     }
 

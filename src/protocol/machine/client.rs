@@ -98,7 +98,9 @@ impl Machine {
         if matches!(slot.origin, Origin::Peer { .. }) {
             return true;
         }
-        let Some(ring) = self.ring.clone() else {
+        // Dots are minted where the item is known to lie: a node that is still being
+        // filled would mint beside siblings that it has not got.
+        let Some(ring) = self.reading_ring.clone() else {
             return false;
         };
         let preference = ring.preference(slot.item.partition);
@@ -199,7 +201,7 @@ impl Machine {
     // Reads.
 
     pub(super) fn start_get(&mut self, id: SlotId) {
-        let (Some(ring), Some(slot)) = (self.ring.clone(), self.slots.get(&id)) else {
+        let (Some(ring), Some(slot)) = (self.reading_ring.clone(), self.slots.get(&id)) else {
             return;
         };
         let preference = ring.preference(slot.item.partition);
@@ -219,6 +221,7 @@ impl Machine {
     }
 
     fn do_get(&mut self, id: SlotId, actions: Vec<GetAction>) {
+        let mut cannot_say = false;
         for action in actions {
             let Some(slot) = self.slots.get(&id) else {
                 return;
@@ -226,6 +229,10 @@ impl Machine {
             let partition = slot.item.partition;
             let key = slot.item.key.clone();
             match action {
+                // What is lacking here would pass for absent.
+                GetAction::Ask { node, .. } if node == self.me && !self.is_filled(partition) => {
+                    cannot_say = true;
+                }
                 GetAction::Ask { node, .. } if node == self.me => {
                     self.store(Job::SlotRead(id), StoreRequest::Read { partition, key });
                 }
@@ -255,6 +262,10 @@ impl Machine {
                     self.repair(node, id, set);
                 }
             }
+        }
+        if cannot_say {
+            let me = self.me;
+            self.with_get(id, |get| get.on_failure(me));
         }
         self.retire(id);
     }
@@ -296,11 +307,6 @@ impl Machine {
             }
             Ok(StoreReply::Row(row)) => {
                 let me = self.me;
-                let partition = self.slots.get(&id).map(|slot| slot.item.partition);
-                if partition.is_some_and(|partition| !self.is_filled(partition)) {
-                    // What the own copy lacks may have been acknowledged by it.
-                    return self.with_get(id, |get| get.on_failure(me));
-                }
                 let set = row.map(|row| row.set).unwrap_or_default();
                 self.with_get(id, |get| get.on_answer(me, ReadAnswer::State(set)));
             }

@@ -131,11 +131,6 @@ impl Exchanges {
         })
     }
 
-    /// How many sessions are under way or waiting.
-    pub fn sessions_open(&self) -> usize {
-        self.sessions.len() + self.waiting.len()
-    }
-
     fn is_open(&self, difference: Difference) -> bool {
         let same = |running: &Running| {
             running.session.peer == difference.peer

@@ -11,7 +11,6 @@
 use std::collections::BTreeMap;
 
 use super::super::id::{NodeId, Partition};
-use super::super::ring::Ring;
 use super::super::trees::Class;
 use super::Machine;
 use super::exchange::{Difference, owners};
@@ -125,9 +124,7 @@ impl Machine {
     /// Whether the own copy of this partition counts for reads: not while this
     /// node's disk is being filled again.
     pub(super) fn is_filled(&self, partition: Partition) -> bool {
-        let membership = &self.membership;
-        let reads_version = membership.reading().map_or(0, |layout| layout.version());
-        if membership.me().layout_synced >= reads_version {
+        if self.membership.is_filled() {
             return true;
         }
         let is_owner = self.reading_ring.as_ref().is_some_and(|ring| {
@@ -188,8 +185,11 @@ impl Machine {
         {
             self.exchanges.filling.version = None;
             self.exchanges.filling.totals.clear();
-            let gossip = self.membership.on_synced(version);
-            self.on_gossip(gossip);
+            let layout = self.ring.as_ref().map(|ring| ring.layout().clone());
+            if let Some(layout) = layout.filter(|layout| layout.version() == version) {
+                let gossip = self.membership.on_synced(version, layout.digest());
+                self.on_gossip(gossip);
+            }
         }
     }
 
@@ -203,10 +203,10 @@ impl Machine {
         }
         let synced = self.membership.me().layout_synced;
         let held = self
-            .membership
-            .layouts()
-            .find(|layout| layout.version() == synced)
-            .map(|layout| Ring::new(std::sync::Arc::new(layout.clone())));
+            .writing_rings
+            .iter()
+            .find(|ring| ring.layout().version() == synced)
+            .cloned();
         let now_ms = self.now.monotonic_ms;
         let me = self.me;
         let filling = &mut self.exchanges.filling;
@@ -216,7 +216,7 @@ impl Machine {
         let classes = self.exchanges.classes_in_use();
         for partition in (0..newest.layout().partitions()).map(Partition) {
             for &class in &classes {
-                let held = held.as_ref();
+                let held = held.as_deref();
                 let has = held.is_some_and(|held| owners(held, partition, class).contains(&me));
                 if has || !owners(&newest, partition, class).contains(&me) {
                     continue;

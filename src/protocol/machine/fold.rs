@@ -148,7 +148,9 @@ impl Machine {
             return;
         }
         match self.slots.get(&id) {
-            Some(slot) if slot.item.r > 1 => self.start_get(id),
+            Some(slot) if slot.item.r > 1 || !self.is_filled(slot.item.partition) => {
+                self.start_get(id);
+            }
             Some(_) => self.load_row(id, SiblingSet::new()),
             None => {}
         }

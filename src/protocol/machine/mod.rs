@@ -31,20 +31,18 @@ mod write;
 pub use counters::Counters;
 pub use exchange::{MAX_SESSIONS, Upkeep};
 pub use filling::Transfer;
-pub use upkeep::MEMBERSHIP_RECORD;
+pub use upkeep::{MEMBERSHIP_RECORD, RecordError};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use self::exchange::{Exchanges, SessionId};
 use super::catalog::{Catalog, Digest, Table};
-use super::effect::{
-    Effect, GuestRequest, Input, JobId, RequestId, StoreError, StoreReply, StoreRequest,
-};
+use super::effect::{Effect, GuestRequest, Input, JobId, RequestId, StoreError, StoreRequest};
 use super::get::Get;
 use super::hint::{Delivered, Deliveries};
 use super::id::{ItemKey, NodeId, Partition, TableId};
-use super::membership::{Identity, Membership, Pace, Persisted};
+use super::membership::{Identity, LeaveRefused, Membership, Pace, Persisted, RemoveRefused};
 use super::message::{ItemRequest, Message, MessageId, Refusal, Response};
 use super::put::Put;
 use super::replica::{Minting, Row, Written};
@@ -243,7 +241,12 @@ pub struct Machine {
     /// The store's incarnation, part of every mint.
     incarnation: u64,
     membership: Membership,
+    /// The newest layout's ring: where items should lie.
     ring: Option<Arc<Ring>>,
+    /// The ring that reads go by: where items are known to lie.
+    reading_ring: Option<Arc<Ring>>,
+    /// The rings that writes must reach, the newest first: at most `MAX_LAYOUTS`.
+    writing_rings: Vec<Arc<Ring>>,
     tables: Arc<Tables>,
     tables_by_id: BTreeMap<TableId, Arc<Table>>,
     slots: BTreeMap<SlotId, Box<Slot>>,
@@ -302,6 +305,8 @@ impl Machine {
             incarnation,
             membership,
             ring: None,
+            reading_ring: None,
+            writing_rings: Vec::new(),
             tables: Arc::default(),
             tables_by_id: BTreeMap::new(),
             slots: BTreeMap::new(),
@@ -409,9 +414,21 @@ impl Machine {
         &self.membership
     }
 
-    /// The ring of the present layout, once there is one.
+    /// The ring of the newest layout, once there is one.
     pub fn ring(&self) -> Option<&Arc<Ring>> {
         self.ring.as_ref()
+    }
+
+    /// The ring that reads go by. While a layout is new it is an older one's, whose
+    /// nodes all have their data.
+    pub fn reading_ring(&self) -> Option<&Arc<Ring>> {
+        self.reading_ring.as_ref()
+    }
+
+    /// The rings that a write must reach, the newest first. Whoever is a primary in
+    /// one of them has reason to hold the item.
+    pub fn writing_rings(&self) -> &[Arc<Ring>] {
+        &self.writing_rings
     }
 
     /// Whether a peer seems to be up from here.
@@ -452,6 +469,25 @@ impl Machine {
     ) -> (T, Vec<Effect>) {
         self.now = now;
         let (result, gossip) = self.membership.change_catalog(change);
+        self.on_gossip(gossip);
+        self.run_queues();
+        (result, std::mem::take(&mut self.out))
+    }
+
+    /// This node begins to leave the cluster. The shell persists it before it
+    /// answers.
+    pub fn leave(&mut self, now: Now) -> (Result<(), LeaveRefused>, Vec<Effect>) {
+        self.now = now;
+        let (result, gossip) = self.membership.leave();
+        self.on_gossip(gossip);
+        self.run_queues();
+        (result, std::mem::take(&mut self.out))
+    }
+
+    /// Removes a dead member. The shell persists it before it answers.
+    pub fn remove(&mut self, now: Now, node: NodeId) -> (Result<(), RemoveRefused>, Vec<Effect>) {
+        self.now = now;
+        let (result, gossip) = self.membership.remove(node);
         self.on_gossip(gossip);
         self.run_queues();
         (result, std::mem::take(&mut self.out))

@@ -39,9 +39,9 @@ impl Machine {
             Job::PeerRead {
                 from,
                 id,
-                partition,
                 hash_only,
-            } => self.on_peer_read(from, id, partition, hash_only, reply),
+                ..
+            } => self.on_peer_read(from, id, hash_only, reply),
             Job::PeerWrite {
                 from, id, hint_for, ..
             } => self.on_peer_written(from, id, hint_for, reply),

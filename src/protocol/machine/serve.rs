@@ -3,7 +3,7 @@
 
 use super::super::effect::{StoreError, StoreReply, StoreRequest};
 use super::super::exchange;
-use super::super::id::{NodeId, Partition};
+use super::super::id::NodeId;
 use super::super::message::{Message, MessageId, ReadAnswer, Refusal};
 use super::super::replica::Mutation;
 use super::{AwaitedOf, Job, MAX_FORWARDS_REMEMBERED, Machine, Origin};
@@ -13,6 +13,10 @@ use crate::protocol::id::ItemKey;
 
 impl Machine {
     pub(super) fn on_message(&mut self, from: NodeId, message: Message) {
+        if let Some(refusal) = self.refuses(&message) {
+            self.send(from, refusal);
+            return;
+        }
         self.membership.on_heard(from, self.now.monotonic_ms);
         self.notice_liveness();
         match message {
@@ -112,6 +116,29 @@ impl Machine {
         }
     }
 
+    /// What a peer is told that asks for more than this node may do: one that is
+    /// unfit neither gives nor takes, and one that is not filled yet takes writes but
+    /// is no witness for what is absent.
+    fn refuses(&self, message: &Message) -> Option<Message> {
+        let fit = self.membership.is_fit();
+        let refusal = |why: &str| Refusal::NotReady(why.to_owned());
+        match message {
+            Message::Read { id, partition, .. } if !fit || !self.is_filled(*partition) => {
+                let answer = Err(refusal("it does not hold its data yet"));
+                Some(Message::ReadAnswer { id: *id, answer })
+            }
+            Message::Write { id, .. } if !fit => {
+                let answer = Err(refusal("it is not in the cluster"));
+                Some(Message::WriteAnswer { id: *id, answer })
+            }
+            Message::Exchange { id, .. } if !fit => {
+                let answer = Err(refusal("it is not in the cluster"));
+                Some(Message::ExchangeAnswer { id: *id, answer })
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a forwarded request arrives for the first time. Carried out twice
     /// it would be two writes.
     fn is_first(&mut self, from: NodeId, id: MessageId) -> bool {
@@ -139,15 +166,10 @@ impl Machine {
         &mut self,
         from: NodeId,
         id: MessageId,
-        partition: Partition,
         hash_only: bool,
         reply: Result<StoreReply, StoreError>,
     ) {
         let answer = match reply {
-            // What it lacks may have been acknowledged by the copy that it lost.
-            Ok(_) if !self.is_filled(partition) => Err(Refusal::NotReady(
-                "its disk is being filled again".to_owned(),
-            )),
             Ok(StoreReply::Row(row)) => {
                 let set = row.map(|row| row.set).unwrap_or_default();
                 Ok(if hash_only {

@@ -8,7 +8,8 @@ use super::super::detector::Liveness;
 use super::super::effect::{Effect, Hint, StoreError, StoreReply, StoreRequest};
 use super::super::hint::{Delivered, HINT_BATCH, HINT_INTERVAL_MS};
 use super::super::id::NodeId;
-use super::super::membership::{Gossip, Persisted};
+use super::super::layout::Layout;
+use super::super::membership::{Gossip, Persisted, Status};
 use super::super::message::{Message, MessageId};
 use super::super::ring::Ring;
 use super::{AwaitedOf, Job, Machine};
@@ -22,8 +23,23 @@ const ASLEEP_MS: u64 = 1_000;
 
 /// The name of the record under which a store keeps what gossip knows.
 pub const MEMBERSHIP_RECORD: &str = "membership";
-/// The version of that record's bytes; every version ever written stays readable.
-const RECORD_VERSION: u8 = 1;
+/// The version of that record's bytes. Version 1 was never released, and knew one
+/// layout where there are several now.
+const RECORD_VERSION: u8 = 2;
+
+/// Why bytes are not a membership record that this build reads.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error(
+        "it was written by a kinfold from before the first release (version {0}); empty the data \
+         directory and let the node join anew"
+    )]
+    Outdated(u8),
+    #[error("it was written by a newer kinfold (version {0}); run that one")]
+    Newer(u8),
+    #[error("it is damaged; restore the data directory, or empty it and let the node join anew")]
+    Damaged,
+}
 
 impl Machine {
     pub(super) fn tick(&mut self) {
@@ -33,6 +49,10 @@ impl Machine {
             .tick(now_ms, self.now.wall_us, &mut self.dice);
         self.on_gossip(gossip);
         self.notice_liveness();
+        if !self.membership.is_fit() {
+            // What it holds for others is not theirs any more.
+            return;
+        }
         for node in self.membership.detector_mut().due_probes(now_ms) {
             let id = MessageId(self.next_id());
             self.send(node, Message::Probe { id });
@@ -48,6 +68,7 @@ impl Machine {
         self.tick_filling();
         self.tick_sweep();
         self.tick_reaping();
+        self.depart();
         while let Some(&(due_ms, slot)) = self.timers.first() {
             if due_ms > now_ms {
                 break;
@@ -66,6 +87,18 @@ impl Machine {
             exchanges.awake_since_ms = now_ms;
         }
         exchanges.ticked_ms = now_ms;
+    }
+
+    /// Leaves, when everything is handed over.
+    fn depart(&mut self) {
+        if self.membership.me().status == Status::Leaving {
+            let no_hints = self.membership.members().all(|member| {
+                member.status == Status::Removed || self.hints.held(member.node) == 0
+            });
+            let holds_nothing = no_hints && self.exchanges.trees.all_known() && self.strays() == 0;
+            let gossip = self.membership.try_depart(holds_nothing);
+            self.on_gossip(gossip);
+        }
     }
 
     pub(super) fn on_gossip(&mut self, gossip: Vec<Gossip>) {
@@ -123,12 +156,16 @@ impl Machine {
         bytes
     }
 
-    /// Reads a membership record; none when the bytes are not one.
-    pub fn read_record(bytes: &[u8]) -> Option<Persisted> {
-        let (&RECORD_VERSION, rest) = bytes.split_first()? else {
-            return None;
-        };
-        postcard::from_bytes(rest).ok()
+    /// Reads a membership record.
+    pub fn read_record(bytes: &[u8]) -> Result<Persisted, RecordError> {
+        match bytes.split_first() {
+            Some((&RECORD_VERSION, rest)) => {
+                postcard::from_bytes(rest).map_err(|_| RecordError::Damaged)
+            }
+            Some((&version @ 1..RECORD_VERSION, _)) => Err(RecordError::Outdated(version)),
+            Some((&version, _)) if version > RECORD_VERSION => Err(RecordError::Newer(version)),
+            _ => Err(RecordError::Damaged),
+        }
     }
 
     /// Acts on peers that came up.
@@ -141,10 +178,22 @@ impl Machine {
     }
 
     pub(super) fn on_layout_changed(&mut self) {
-        self.ring = self
-            .membership
-            .layout()
-            .map(|layout| Arc::new(Ring::new(Arc::new(layout.clone()))));
+        let known = std::mem::take(&mut self.writing_rings);
+        // A ring takes a while to build, and most of them were here before.
+        let ring_of = |layout: &Layout| {
+            let same = |ring: &&Arc<Ring>| **ring.layout() == *layout;
+            match known.iter().find(same) {
+                Some(ring) => ring.clone(),
+                None => Arc::new(Ring::new(Arc::new(layout.clone()))),
+            }
+        };
+        self.writing_rings = self.membership.writing().map(ring_of).collect();
+        self.ring = self.writing_rings.first().cloned();
+        let reading = self.membership.reading().map(Layout::version);
+        let mut rings = self.writing_rings.iter();
+        self.reading_ring = rings
+            .find(|ring| Some(ring.layout().version()) == reading)
+            .cloned();
     }
 
     pub(super) fn on_catalog_changed(&mut self) {
@@ -194,8 +243,10 @@ impl Machine {
     pub(super) fn deliver_hints(&mut self) {
         let now_ms = self.now.monotonic_ms;
         let membership = &self.membership;
+        // Those for a node that is gone for good are looked at to be forgotten.
         let due = self.hints.due(now_ms, |node| {
-            membership.is_up(node) && membership.address(node).is_some()
+            membership.is_removed(node)
+                || membership.is_up(node) && membership.address(node).is_some()
         });
         for target in due {
             self.store(
@@ -213,7 +264,7 @@ impl Machine {
         target: NodeId,
         reply: Result<StoreReply, StoreError>,
     ) {
-        let hints = match reply {
+        let mut hints = match reply {
             Ok(StoreReply::Hints(hints)) => hints,
             Ok(other) => unreachable!("hints were asked for, not {other:?}"),
             Err(_) => {
@@ -221,6 +272,11 @@ impl Machine {
                 return;
             }
         };
+        if self.membership.is_removed(target) {
+            // Whoever owns its partitions now gets the items by transfer, and what
+            // lies here without being owned is a stray.
+            hints.iter_mut().for_each(|hint| hint.row = None);
+        }
         let gone = self.hints.on_loaded(target, &hints);
         self.drop_hints(gone);
         for Hint {
@@ -255,8 +311,8 @@ impl Machine {
         }
     }
 
-    /// Forgets hints; where this node is no primary of the item, its row goes
-    /// with the last one.
+    /// Forgets hints; where this node is no primary of the item, by any layout that
+    /// is written to, its row goes with the last one.
     fn drop_hints(&mut self, delivered: Vec<Delivered>) {
         if delivered.is_empty() {
             return;
@@ -273,8 +329,11 @@ impl Machine {
                 .tables_by_id
                 .get(&key.table())
                 .map(|table| table.definition.n as usize);
-            let stray = match (n, &self.ring) {
-                (Some(n), Some(ring)) => !ring.primaries(partition, n).contains(&self.me),
+            let mut rings = self.writing_rings.iter();
+            let stray = match n {
+                Some(n) if rings.len() > 0 => {
+                    rings.all(|ring| !ring.primaries(partition, n).contains(&self.me))
+                }
                 // Of a table or ring that is not known nothing is thrown away.
                 _ => false,
             };

@@ -12,19 +12,35 @@ use super::super::id::NodeId;
 use super::super::message::{Ask, Message, MessageId, Refusal, Response};
 use super::super::put::{Put, PutAction};
 use super::super::replica::{Draft, Mutation, Outcome, Written};
+use super::super::ring::Ring;
 use super::super::siblings::SiblingSet;
 use super::{AwaitedOf, Job, Machine, Slot, SlotId, Stage};
 
 impl Machine {
-    /// The preference list, shortened to what this request may use, and n.
+    /// Says which nodes get the write: the primaries by every layout that somebody
+    /// may read from, so that whoever reads finds it where it looks.
     pub(super) fn plan_put(&mut self, id: SlotId) -> bool {
-        let (Some(ring), Some(slot)) = (self.ring.clone(), self.slots.get(&id)) else {
+        let Some(slot) = self.slots.get(&id) else {
             return false;
         };
-        let preference = ring.preference(slot.item.partition);
-        let n = (slot.table.definition.n as usize).min(preference.len());
-        let w = slot.item.w as usize;
-        let (put, hints_here) = Put::new(preference, n, w, slot.item.strict, self.me, |node| {
+        if self.writing_rings.is_empty() {
+            return false;
+        }
+        let (partition, w) = (slot.item.partition, slot.item.w as usize);
+        let n = slot.table.definition.n as usize;
+        // A removed node will not take its copy, now or later. The next one of the
+        // list does, without a hint.
+        let members = |ring: &'_ Arc<Ring>| {
+            let preference = ring.preference(partition).iter().copied();
+            let members = preference.filter(|node| !self.membership.is_removed(*node));
+            members.collect::<Vec<NodeId>>()
+        };
+        let mut groups: Vec<Vec<NodeId>> = self.writing_rings.iter().map(members).collect();
+        let mut others = Vec::new();
+        for group in &mut groups {
+            others.extend(group.split_off(n.min(group.len())));
+        }
+        let (put, hints_here) = Put::new(&groups, others, w, slot.item.strict, self.me, |node| {
             self.is_up(node)
         });
         if let Some(slot) = self.slots.get_mut(&id) {

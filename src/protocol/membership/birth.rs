@@ -278,7 +278,8 @@ impl Membership {
             .any(|seed| seed.outcome == Outcome::NoCluster);
         self.gossip.caught_up();
         self.take_layout(Layout::founding(partitions, replicas, founder));
-        self.members_changed();
+        self.take_as_synced();
+        self.settle_layouts();
         self.birth.founding = Some(self.revision);
         self.birth.insist_after_ms = 0;
     }

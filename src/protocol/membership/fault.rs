@@ -37,6 +37,11 @@ pub enum Fault {
     ForeignMemory,
     #[error("{address} sent an impossible incarnation of this node; it was ignored")]
     Exhausted { address: Address },
+    #[error(
+        "this node was removed from the cluster; to let it join anew, stop it, empty its data \
+         directory, start it"
+    )]
+    Removed,
 }
 
 /// Why a node does not serve yet, and what to do about it if it stays so.
@@ -55,12 +60,38 @@ pub enum NotReady {
     Founding,
     #[error("the cluster is forming: members wait for the next layout")]
     Forming,
-    #[error("waiting for a layout that counts on this node")]
+    #[error("joining: waiting for a layout that counts on this node, then for its data")]
     Joining,
     #[error("waiting for the first gossip round since this node was away")]
     CatchingUp,
-    #[error("this node was removed from the cluster")]
-    Removed,
+    #[error("this node has left the cluster and may be stopped")]
+    Left,
     #[error("{0}")]
     Fault(Fault),
+}
+
+/// Why this node does not begin to leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum LeaveRefused {
+    #[error(
+        "this is the last node that is up in the cluster: nobody could take over its data; stop \
+         it instead, or let another node join first"
+    )]
+    LastMember,
+    #[error("this node is in no cluster")]
+    NoCluster,
+}
+
+/// Why another node is not removed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RemoveRefused {
+    #[error("no member has this name or id; GET /v1/cluster lists them")]
+    Unknown,
+    #[error(
+        "{name} is up as seen from here, and only a dead node is removed: let it leave \
+         (`kinfold cluster leave` at that node), or stop it and try again when it is seen down"
+    )]
+    IsUp { name: Arc<str> },
+    #[error("this node is in no cluster")]
+    NoCluster,
 }

@@ -10,7 +10,7 @@
 //!
 //! Promises: merging is commutative, associative and idempotent, so loss,
 //! repetition and reordering only cost time; when both know the same, two
-//! messages of some thirty bytes per member are all. Every round one random live
+//! messages of some forty bytes per member are all. Every round one random live
 //! peer is drawn; a change goes to three at once, and on from each of them.
 //! Nothing is taken from another cluster.
 
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, Gossip, MAX_MEMBERS, Member, Membership, Pulse};
+use super::{Fault, Gossip, MAX_LAYOUTS, MAX_MEMBERS, Member, Membership, Pulse};
 use crate::protocol::catalog::Catalog;
 use crate::protocol::effect::Address;
 use crate::protocol::id::{ClusterId, NodeId};
@@ -53,7 +53,7 @@ pub struct Summary {
     pub may_found: bool,
     /// Everyone, in the order of their ids.
     pub members: Vec<Pulse>,
-    /// Version and digest; (0, 0) without a layout.
+    /// Version and digest of the newest layout; (0, 0) without one.
     pub layout: (u64, u128),
     /// The catalog's digest.
     pub catalog: u64,
@@ -76,7 +76,9 @@ pub struct News {
     pub members: Vec<Member>,
     /// What is new in entries that it has.
     pub pulses: Vec<Pulse>,
-    pub layout: Option<Layout>,
+    /// All that the sender has at hand, ascending, if the receiver lacks the newest;
+    /// at most `MAX_LAYOUTS`.
+    pub layouts: Vec<Layout>,
     pub catalog: Option<Catalog>,
     /// What the sender asks for in return.
     pub wants: Wants,
@@ -94,13 +96,13 @@ pub struct Answered {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Wants {
     pub members: Vec<NodeId>,
-    pub layout: bool,
+    pub layouts: bool,
     pub catalog: bool,
 }
 
 impl Wants {
     fn is_empty(&self) -> bool {
-        self.members.is_empty() && !self.layout && !self.catalog
+        self.members.is_empty() && !self.layouts && !self.catalog
     }
 }
 
@@ -273,6 +275,10 @@ impl Membership {
         }
     }
 
+    fn newest_stamp(&self) -> (u64, u128) {
+        self.history.newest().map_or((0, 0), |placed| placed.stamp)
+    }
+
     /// What this node knows, in short, under a fresh round number.
     pub(super) fn summary(&mut self, now_us: u64) -> Summary {
         let round = self.gossip.next_round();
@@ -283,7 +289,7 @@ impl Membership {
             wall_us: now_us,
             may_found: self.birth.may_found(),
             members: self.members.values().map(Member::pulse).collect(),
-            layout: self.placed.as_ref().map_or((0, 0), |placed| placed.stamp),
+            layout: self.newest_stamp(),
             catalog: self.catalog_digest,
         }
     }
@@ -386,7 +392,7 @@ impl Membership {
         // What they hold in entries that this node lacks by now comes with the
         // next round.
         let _wanted = self.merge_pulses(&news.pulses, now_ms);
-        if let Some(layout) = news.layout {
+        for layout in news.layouts.into_iter().take(MAX_LAYOUTS) {
             self.merge_layout(layout, &news.address);
         }
         let mut their_catalog = None;
@@ -407,7 +413,9 @@ impl Membership {
             reply.members = wanted
                 .filter_map(|node| self.members.get(node).cloned())
                 .collect();
-            reply.layout = self.layout().filter(|_| news.wants.layout).cloned();
+            if news.wants.layouts {
+                reply.layouts = self.layouts();
+            }
             let send_catalog = news.wants.catalog && their_catalog != Some(self.catalog_digest);
             reply.catalog = send_catalog.then(|| self.catalog.clone());
             self.send_news(from, news.address, reply);
@@ -438,7 +446,7 @@ impl Membership {
             }),
             members: Vec::new(),
             pulses: Vec::new(),
-            layout: None,
+            layouts: Vec::new(),
             catalog: None,
             wants: Wants::default(),
         }
@@ -467,18 +475,16 @@ impl Membership {
         };
         for member in self.members.values() {
             match theirs.get(&member.node) {
-                Some(pulse) if pulse.incarnation >= member.incarnation => {
-                    if pulse.rank() < member.rank() {
-                        news.pulses.push(member.pulse());
-                    }
+                Some(pulse) if pulse.rank() >= member.rank() => {}
+                Some(pulse) if pulse.life() == member.pulse().life() => {
+                    news.pulses.push(member.pulse());
                 }
                 _ => news.members.push(member.clone()),
             }
         }
-        if let Some(placed) = &self.placed {
-            news.wants.layout = !seeks && placed.stamp < summary.layout;
-            let lacks = seeks || placed.stamp > summary.layout;
-            news.layout = lacks.then(|| placed.layout.clone());
+        news.wants.layouts = !seeks && self.newest_stamp() < summary.layout;
+        if seeks || self.newest_stamp() > summary.layout {
+            news.layouts = self.layouts();
         }
         if summary.catalog != self.catalog_digest {
             news.wants.catalog = true;

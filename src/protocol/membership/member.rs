@@ -1,8 +1,10 @@
 //! A member of the cluster, as the list describes it and as its own configuration
 //! does.
 //!
-//! Promises: two entries of one member are ordered by incarnation, status and
-//! heartbeat, and the greater is the newer, so entries merge like a maximum.
+//! Promises: two entries of one member are ordered by birth, removal, incarnation,
+//! status and heartbeat, and the greater is the newer, so entries merge like a
+//! maximum. A removal outranks whatever the removed disk does later: only a birth
+//! after it, of an empty node, brings the name back.
 
 use std::sync::Arc;
 
@@ -12,17 +14,18 @@ use crate::protocol::effect::Address;
 use crate::protocol::id::NodeId;
 
 /// How many members a list holds, removed ones included: every summary names all
-/// of them, and a thousand take some 30 kilobytes.
+/// of them, and a thousand take some 40 kilobytes.
 pub const MAX_MEMBERS: usize = 1024;
 /// Where a member is in its life. The order is the order in which one status
 /// replaces another within an incarnation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Status {
-    /// Waits for a layout that counts on it.
+    /// Waits for a layout that counts on it, and then for the data that this
+    /// layout gives it. It takes writes as soon as it is named.
     Joining,
     /// Takes part.
     Up,
-    /// Hands over what it holds.
+    /// Hands over what it holds, and serves until that is done.
     Leaving,
     /// Gone for good; the entry stays, so that old gossip does not revive it.
     Removed,
@@ -41,11 +44,14 @@ impl Status {
 }
 
 /// One entry of the member list. Only the member itself changes its entry, but
-/// for `Leaving` and `Removed`, which any node may write for an operator.
+/// for `Removed`, which any node may write for an operator.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Member {
     pub node: NodeId,
     pub name: Arc<str>,
+    /// The incarnation in which the node joined with an empty disk: the same for
+    /// as long as it has that disk.
+    pub born: u64,
     /// Grows with each start of the node. Name, address, weight, zone and wire
     /// version never change within one.
     pub incarnation: u64,
@@ -58,25 +64,70 @@ pub struct Member {
     pub heartbeat: u64,
     /// The newest layout version that the member knows.
     pub layout_seen: u64,
-    /// The newest layout version whose data the member has.
+    /// The newest layout version whose data the member has; 0: none.
     pub layout_synced: u64,
+    /// Which layout of that version: there may have been two, see [`tag_of`].
+    pub synced_tag: u32,
+    /// The version of the layout that the member reads from.
+    pub layout_read: u64,
+}
+
+/// What decides between two entries of one member: birth, removal, incarnation,
+/// status and heartbeat.
+pub(super) type Rank = (u64, bool, u64, Status, u64);
+
+/// Tells apart two layouts of one version that were proposed at once. Thirty-two
+/// bits are enough for that, and every summary carries them for every member.
+pub fn tag_of(digest: u128) -> u32 {
+    (digest >> 96) as u32
 }
 
 impl Member {
     /// What decides between two entries of one member.
-    pub(super) fn rank(&self) -> (u64, Status, u64) {
-        (self.incarnation, self.status, self.heartbeat)
+    pub(super) fn rank(&self) -> Rank {
+        self.pulse().rank()
+    }
+
+    /// The member says that it has the data of this very layout.
+    pub(super) fn has_synced(&self, stamp: (u64, u128)) -> bool {
+        self.layout_synced == stamp.0 && self.synced_tag == tag_of(stamp.1)
+    }
+
+    /// What layouts depend on, of all that an entry says.
+    pub(super) fn standing(&self) -> (u64, u64, Status, [u64; 3], u32) {
+        let layouts = [self.layout_seen, self.layout_synced, self.layout_read];
+        let status = self.status;
+        (
+            self.born,
+            self.incarnation,
+            status,
+            layouts,
+            self.synced_tag,
+        )
     }
 
     pub(super) fn pulse(&self) -> Pulse {
         Pulse {
             node: self.node,
+            born: self.born,
             incarnation: self.incarnation,
             status: self.status,
             heartbeat: self.heartbeat,
             layout_seen: self.layout_seen,
             layout_synced: self.layout_synced,
+            synced_tag: self.synced_tag,
+            layout_read: self.layout_read,
         }
+    }
+
+    /// Takes over what a newer pulse of the same incarnation says.
+    pub(super) fn follow(&mut self, pulse: &Pulse) {
+        self.status = pulse.status;
+        self.heartbeat = pulse.heartbeat;
+        self.layout_seen = pulse.layout_seen;
+        self.layout_synced = pulse.layout_synced;
+        self.synced_tag = pulse.synced_tag;
+        self.layout_read = pulse.layout_read;
     }
 }
 
@@ -86,16 +137,31 @@ impl Member {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Pulse {
     pub node: NodeId,
+    pub born: u64,
     pub incarnation: u64,
     pub status: Status,
     pub heartbeat: u64,
     pub layout_seen: u64,
     pub layout_synced: u64,
+    pub synced_tag: u32,
+    pub layout_read: u64,
 }
 
 impl Pulse {
-    pub(super) fn rank(&self) -> (u64, Status, u64) {
-        (self.incarnation, self.status, self.heartbeat)
+    pub(super) fn rank(&self) -> Rank {
+        (
+            self.born,
+            self.status == Status::Removed,
+            self.incarnation,
+            self.status,
+            self.heartbeat,
+        )
+    }
+
+    /// Names one start of one birth: entries that share it differ only in what a
+    /// pulse carries.
+    pub(super) fn life(&self) -> (u64, u64) {
+        (self.born, self.incarnation)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Promises: the greater of two entries wins, whatever order they come in; an
 //! entry never changes its name; nothing that others say about this node itself
-//! is believed, but for an operator's decision, and none of it is ignored.
+//! is believed, but for an operator's decision to remove it, and none of it is
+//! ignored.
 
 use super::{Fault, Gossip, MAX_MEMBERS, Member, Membership, News, Pulse, Status};
 use crate::protocol::effect::Address;
@@ -21,12 +22,10 @@ impl Membership {
             .find(|member| member.node == self.identity.node);
         if let Some(past) = past {
             if past.name != self.identity.name {
-                let fault = Fault::NameTaken {
+                self.become_unfit(Fault::NameTaken {
                     known: past.name.clone(),
                     refused: self.identity.name.clone(),
-                };
-                self.fatal = Some(fault.clone());
-                self.fault(fault);
+                });
                 return false;
             }
             // They know this node, and it knows nothing: it was wiped.
@@ -37,13 +36,12 @@ impl Membership {
                 });
                 return false;
             };
-            self.me_mut().incarnation = incarnation;
-            self.out.push(Gossip::RenewIncarnation);
+            self.be_born(incarnation);
         }
         self.cluster = Some(cluster);
         self.gossip.greet_seeds();
         self.members_changed();
-        if let Some(layout) = &news.layout {
+        if let Some(layout) = news.layouts.last() {
             let (partitions, replicas) = (layout.partitions(), layout.replicas());
             if (partitions, replicas) != (self.identity.partitions, self.identity.replicas) {
                 self.fault(Fault::RingDiffers {
@@ -53,6 +51,14 @@ impl Membership {
             }
         }
         true
+    }
+
+    /// Joins with an empty disk, whatever others remember of an earlier one.
+    fn be_born(&mut self, incarnation: u64) {
+        let me = self.me_mut();
+        me.incarnation = incarnation;
+        me.born = incarnation;
+        self.out.push(Gossip::RenewIncarnation);
     }
 
     pub(super) fn merge_layout(&mut self, layout: Layout, from: &Address) {
@@ -83,8 +89,14 @@ impl Membership {
             Some(mine) if mine.name != theirs.name => (false, Some(mine.name.clone())),
             Some(mine) if mine.rank() >= theirs.rank() => return,
             Some(mine) => {
-                let same = (mine.incarnation, mine.status) == (theirs.incarnation, theirs.status);
-                (!same, None)
+                if mine.standing() != theirs.standing() {
+                    // A change of layout waits for what everyone says of it, so that
+                    // is passed on at once, like the change itself.
+                    self.history.unsettle();
+                    self.gossip.hurry();
+                }
+                let life = mine.pulse().life() == theirs.pulse().life();
+                (!life || mine.status != theirs.status, None)
             }
         };
         if let Some(known) = clash {
@@ -108,16 +120,13 @@ impl Membership {
         let mut wanted = Vec::new();
         for pulse in pulses.iter().take(MAX_MEMBERS) {
             match self.members.get_mut(&pulse.node) {
-                // The entry shows who claims to be this node.
-                Some(mine) if pulse.incarnation > mine.incarnation => wanted.push(pulse.node),
                 None => wanted.push(pulse.node),
                 Some(mine) if mine.rank() >= pulse.rank() => {}
+                // The entry shows who claims to be this node.
+                Some(mine) if mine.pulse().life() != pulse.life() => wanted.push(pulse.node),
                 Some(mine) => {
                     let mut theirs = mine.clone();
-                    theirs.status = pulse.status;
-                    theirs.heartbeat = pulse.heartbeat;
-                    theirs.layout_seen = pulse.layout_seen;
-                    theirs.layout_synced = pulse.layout_synced;
+                    theirs.follow(pulse);
                     self.merge_member(theirs, now_ms);
                 }
             }
@@ -149,13 +158,8 @@ impl Membership {
         if theirs.rank() <= me.rank() {
             return;
         }
-        let decided = theirs.incarnation == me.incarnation && theirs.status >= Status::Leaving;
-        if decided && theirs.heartbeat <= me.heartbeat {
-            let status = theirs.status;
-            let me = self.me_mut();
-            me.status = status;
-            me.heartbeat += 1;
-            self.members_changed();
+        if theirs.status == Status::Removed {
+            self.face_removal(theirs);
             return;
         }
         let address = theirs.address.clone();
@@ -169,8 +173,36 @@ impl Membership {
                 self.fault(Fault::SameName { address });
             }
         }
-        self.me_mut().incarnation = incarnation;
+        let me = self.me_mut();
+        me.incarnation = incarnation;
+        // Deeds of a later disk than this one: it is that one's memory that counts.
+        me.born = me.born.max(theirs.born);
+        // What this disk holds is from before those deeds. It is filled again.
+        me.layout_synced = 0;
+        me.synced_tag = 0;
         self.out.push(Gossip::RenewIncarnation);
         self.members_changed();
+    }
+
+    /// Others say that this node was removed. Its rows must not come back: they may
+    /// be older than deletions that everyone has forgotten since. A node that holds
+    /// none, because it came with an empty disk, is simply another one.
+    fn face_removal(&mut self, theirs: &Member) {
+        let me = self.me();
+        let is_of_this_life = theirs.pulse().life() == me.pulse().life();
+        if self.came_empty && me.status == Status::Joining && !is_of_this_life {
+            let greatest = theirs.incarnation.max(me.incarnation);
+            if let Some(incarnation) = greatest.checked_add(1) {
+                self.be_born(incarnation);
+                self.members_changed();
+                return;
+            }
+        }
+        let me = self.me_mut();
+        me.born = theirs.born;
+        me.incarnation = me.incarnation.max(theirs.incarnation);
+        me.status = Status::Removed;
+        self.members_changed();
+        self.become_unfit(Fault::Removed);
     }
 }

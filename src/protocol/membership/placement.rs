@@ -1,6 +1,6 @@
 //! Placement: when the members ask for another layout, and who proposes it.
 //!
-//! The live node with the least id does, once the member list has been quiet for
+//! The live node with the least id does (of those that hold data), once the member list has been quiet for
 //! two gossip rounds, so that ten nodes that join together make one change and
 //! not ten. While the layout has fewer nodes than replicas these rounds take an
 //! eighth of the time: everyone holds everything then, a change takes nothing
@@ -40,7 +40,7 @@ impl Membership {
             self.placement.since_ms = Some(now_ms);
         }
         let since_ms = *self.placement.since_ms.get_or_insert(now_ms);
-        let Some(placed) = &self.placed else {
+        let Some(placed) = self.history.newest() else {
             return;
         };
         let forming = placed.layout.nodes().len() < placed.layout.replicas() as usize;
@@ -50,12 +50,9 @@ impl Membership {
         if now_ms < since_ms + quiet_ms || !self.gossip.is_caught_up() {
             return;
         }
-        let (node, status) = (self.identity.node, self.me().status);
-        let is_mine = status <= Status::Up
-            && !self.others().any(|member| {
-                member.node < node && member.status <= Status::Up && self.is_up(member.node)
-            });
-        if !is_mine && status != Status::Joining {
+        let is_mine = self.is_my_turn() && !self.history.is_full();
+        let is_joining = self.me().status == Status::Joining;
+        if !is_mine && !is_joining {
             return;
         }
         let candidates = self.candidates();
@@ -65,25 +62,39 @@ impl Membership {
         }
         let next = placed.layout.next(&situation.0);
         let suits = next.same_places(&placed.layout);
+        let named = placed.layout.nodes().contains(&self.identity.node);
         self.placement.checked = Some(situation);
         if suits {
             // Nothing more will come: a node whose share is less than one
             // partition, or whose weight is zero, takes part without holding any.
-            if self.me().status == Status::Joining {
-                self.turn_up();
+            if is_joining && !named {
+                self.take_as_synced();
             }
         } else if is_mine {
             self.take_layout(next);
         }
     }
 
+    /// Whether this node is the one to propose: the first live one by standing and
+    /// id. Those who hold data come first, so that a proposal seldom comes from one
+    /// whom the others do not count yet.
+    fn is_my_turn(&self) -> bool {
+        let placed = self.layout().map_or(&[][..], |layout| layout.nodes());
+        let order = |member: &Member| {
+            let named = placed.binary_search(&member.node).is_ok();
+            (!named, member.status != Status::Up, member.node)
+        };
+        let mine = order(self.me());
+        self.me().status != Status::Removed
+            && !self
+                .others()
+                .any(|member| order(member) < mine && self.is_up(member.node))
+    }
+
     /// Who may hold data. A member that was up is one even while it is down: a
     /// crash is not a leave. One that never took part has to be alive.
     fn candidates(&self) -> Vec<Candidate> {
-        let placed = self
-            .placed
-            .as_ref()
-            .map_or(&[][..], |placed| placed.layout.nodes());
+        let placed = self.layout().map_or(&[][..], |layout| layout.nodes());
         let counts = |member: &&Member| match member.status {
             Status::Up => true,
             Status::Joining => {

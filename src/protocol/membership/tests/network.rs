@@ -95,6 +95,12 @@ enum Event {
         revision: u64,
         bytes: Vec<u8>,
     },
+    Transferred {
+        name: String,
+        life: u64,
+        version: u64,
+        digest: u128,
+    },
 }
 
 struct Host {
@@ -105,12 +111,17 @@ struct Host {
     skew_us: u64,
     asleep_until_ms: u64,
     renewals: u32,
+    /// The layout that is being transferred.
+    transfer: Option<(u64, u128)>,
+    /// Whether it still holds what others lack.
+    holds: bool,
 }
 
 pub struct Network {
     now_ms: u64,
     faults: Faults,
     disk_ms: u64,
+    transfer_ms: u64,
     dice: Box<dyn FnMut() -> u64>,
     hosts: BTreeMap<String, Host>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
@@ -127,6 +138,7 @@ impl Network {
             now_ms: 0,
             faults,
             disk_ms: DISK_MS,
+            transfer_ms: 0,
             dice: Box::new(dice(seed)),
             hosts: BTreeMap::new(),
             queue: BinaryHeap::new(),
@@ -147,6 +159,8 @@ impl Network {
             skew_us: 0,
             asleep_until_ms: 0,
             renewals: 0,
+            transfer: None,
+            holds: false,
         };
         self.hosts.insert(name.to_string(), host);
     }
@@ -174,6 +188,36 @@ impl Network {
         (identity.name, identity.node) = (new.into(), NodeId::of(new));
     }
 
+    /// How long it takes a node to become synced from when it may begin.
+    pub fn transfers_take(&mut self, transfer_ms: u64) {
+        self.transfer_ms = transfer_ms;
+    }
+
+    /// Whether a node that leaves has yet to find a home for something.
+    pub fn holds(&mut self, name: &str, holds: bool) {
+        self.host(name).holds = holds;
+    }
+
+    pub fn leave(&mut self, name: &str) -> Result<(), LeaveRefused> {
+        let node = self.host(name).running.as_mut().expect("it runs");
+        let (result, out) = node.leave();
+        self.carry_out(name, out);
+        result
+    }
+
+    pub fn remove(&mut self, by: &str, name: &str) -> Result<(), RemoveRefused> {
+        let node = self.host(by).running.as_mut().expect("it runs");
+        let (result, out) = node.remove(NodeId::of(name));
+        self.carry_out(by, out);
+        result
+    }
+
+    /// The names of those that run.
+    pub fn running(&self) -> Vec<String> {
+        let running = self.hosts.iter().filter(|(_, host)| host.running.is_some());
+        running.map(|(name, _)| name.clone()).collect()
+    }
+
     pub fn weigh(&mut self, name: &str, weight_milli: u32) {
         self.host(name).identity.weight_milli = weight_milli;
     }
@@ -198,6 +242,7 @@ impl Network {
         host.running = Some(membership);
         host.life += 1;
         host.asleep_until_ms = 0;
+        host.transfer = None;
     }
 
     pub fn stop(&mut self, name: &str) {
@@ -380,6 +425,39 @@ impl Network {
             });
         }
         self.carry_out(name, out);
+        self.move_data(name);
+    }
+
+    /// What the machine around it does with a change of layout.
+    fn move_data(&mut self, name: &str) {
+        let transfer_ms = self.transfer_ms;
+        let host = self.hosts.get_mut(name).expect("listed");
+        let node = host.running.as_mut().expect("it ticked");
+        let mut out = node.try_depart(!host.holds);
+        let wanted = node.sync_wanted().map(|version| {
+            let layout = node.layout().expect("one is wanted");
+            assert_eq!(layout.version(), version);
+            (version, layout.digest())
+        });
+        let life = host.life;
+        if wanted != host.transfer {
+            host.transfer = wanted;
+            if let Some((version, digest)) = wanted {
+                if transfer_ms == 0 {
+                    out.extend(node.on_synced(version, digest));
+                } else {
+                    let name = name.to_owned();
+                    let done = Event::Transferred {
+                        name,
+                        life,
+                        version,
+                        digest,
+                    };
+                    self.plan(transfer_ms, done);
+                }
+            }
+        }
+        self.carry_out(name, out);
     }
 
     fn wall_us(&self, name: &str) -> u64 {
@@ -536,6 +614,18 @@ impl Network {
                 let node = host.running.as_mut().expect("it runs");
                 let out = node.on_persisted(revision, now_ms);
                 self.carry_out(&name, out);
+            }
+            Event::Transferred {
+                name,
+                life,
+                version,
+                digest,
+            } => {
+                let host = self.host(&name);
+                if let Some(node) = host.running.as_mut().filter(|_| host.life == life) {
+                    let out = node.on_synced(version, digest);
+                    self.carry_out(&name, out);
+                }
             }
         }
     }

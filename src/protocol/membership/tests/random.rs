@@ -53,17 +53,17 @@ proptest! {
     /// The order of arrival never matters: entries merge like the maximum.
     #[test]
     fn entries_merge_in_any_order(
-        entries in prop::collection::vec((1u64..4, 0u8..4, 0u64..4), 1..8),
+        entries in prop::collection::vec((1u64..3, 1u64..4, 0u8..4, 0u64..4), 1..8),
         seed in any::<u64>(),
     ) {
-        let merged = |entries: &[(u64, u8, u64)]| {
+        let merged = |entries: &[(u64, u64, u8, u64)]| {
             let mut membership = network::lone_membership("a");
-            for &(incarnation, status, heartbeat) in entries {
+            for &(born, incarnation, status, heartbeat) in entries {
                 let status = [Status::Joining, Status::Up, Status::Leaving, Status::Removed]
                     [usize::from(status)];
                 let b = network::lone_membership("b");
                 let member =
-                    Member { incarnation, status, heartbeat, ..b.me().clone() };
+                    Member { born, incarnation, status, heartbeat, ..b.me().clone() };
                 membership.merge_member(member, 0);
             }
             membership.member(NodeId::of("b")).cloned()
