@@ -10,6 +10,7 @@
 //! was told; the client hears success only after W durable acknowledgements.
 
 use super::id::NodeId;
+use super::sabotage::{Variant, broken};
 
 /// Where one primary's copy stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,7 +191,8 @@ impl Put {
                 copy.place = Place::Hinted;
             }
         }
-        if (is_primary || !self.strict) && !self.acked.contains(&node) {
+        let counts = is_primary || !self.strict || broken(Variant::StrictCountsAnyone);
+        if counts && !self.acked.contains(&node) {
             self.acked.push(node);
         }
         self.settle(&mut actions);
@@ -281,6 +283,9 @@ impl Put {
         for copy in &mut self.copies {
             if matches!(copy.place, Place::Sent { .. } | Place::Standing(_)) {
                 copy.place = Place::HintedHere;
+                if broken(Variant::SlowPrimaryUnhinted) {
+                    continue;
+                }
                 actions.push(PutAction::HintHere {
                     primary: copy.primary,
                 });
@@ -300,7 +305,8 @@ impl Put {
 
     fn settle(&mut self, actions: &mut Vec<PutAction>) {
         if !self.answered {
-            if self.acked.len() >= self.w {
+            let early = usize::from(broken(Variant::AnsweredOneEarly));
+            if self.acked.len() + early >= self.w {
                 self.answered = true;
                 actions.push(PutAction::Answer);
             } else if self.acked.len() + self.countable() < self.w {

@@ -220,6 +220,7 @@ fn check_lines(history: &History, set: &SiblingSet) -> Checked {
         .flat_map(|value| {
             String::from_utf8_lossy(value)
                 .lines()
+                .filter(|line| !line.is_empty())
                 .map(str::to_owned)
                 .collect::<Vec<_>>()
         })

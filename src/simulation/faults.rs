@@ -31,6 +31,8 @@ const CLOCK_OFF_S: i64 = 3_600;
 const MAX_DRIFT_PPM: u32 = 1_000;
 /// Within how many of its node's events a crash comes.
 const CRASH_WITHIN_EVENTS: u64 = 100;
+/// How often a kind is drawn at most until one is among those that there are.
+const DRAWS: u32 = 4;
 /// How many paces of the plan a fault lasts at most.
 const LASTS_PACES: u64 = 15;
 
@@ -299,12 +301,19 @@ impl Nemesis {
             return;
         }
         self.next_ms = world.now_ms + 1 + self.below(2 * self.pace_ms);
-        // Drawn among all, so that leaving a kind out changes little else.
-        let choice = self.below(FaultKind::ALL.len() as u64) as usize;
-        let kind = FaultKind::ALL[choice];
-        if self.kinds.has(kind) && self.cures.len() < MAX_AT_ONCE && !self.destroyed {
+        let Some(kind) = self.draw() else { return };
+        if self.cures.len() < MAX_AT_ONCE && !self.destroyed {
             self.strike(world, kind);
         }
+    }
+
+    /// Draws among all kinds, some times if need be: with few kinds there are
+    /// fewer faults, and leaving out one changes little else.
+    fn draw(&mut self) -> Option<FaultKind> {
+        (0..DRAWS).find_map(|_| {
+            let choice = self.below(FaultKind::ALL.len() as u64) as usize;
+            Some(FaultKind::ALL[choice]).filter(|kind| self.kinds.has(*kind))
+        })
     }
 
     /// Ends everything: the world is well again.
@@ -423,8 +432,8 @@ impl Nemesis {
             }
             FaultKind::OldCopy if is_up => {
                 let choice = self.below(8) as usize;
-                // Half of the times somebody makes a copy, half one comes back.
-                if choice < 4 || !world.nodes[node].disk.can_restore() {
+                // Now somebody makes a copy, now one comes back.
+                if choice < 2 || !world.nodes[node].disk.can_restore() {
                     world.nodes[node].disk.back_up();
                     return;
                 }

@@ -28,6 +28,9 @@ const FORMS_WITHIN_MS: u64 = 60_000;
 /// of one disk.
 const SURVIVES_A_DISK: u32 = 2;
 
+/// One of so many operations is on the hot item, besides its share of the rest.
+const HEAT: usize = 4;
+
 /// How fast a cluster and its clients are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tempo {
@@ -119,14 +122,14 @@ impl Plan {
 
     fn pace_ms(&self) -> u64 {
         match self.tempo {
-            Tempo::Hectic => 40,
+            Tempo::Hectic => 60,
             Tempo::Calm => 2_000,
         }
     }
 
     fn gap_ms(&self, dice: u64) -> u64 {
         match self.tempo {
-            Tempo::Hectic => dice % 16,
+            Tempo::Hectic => (dice % 32).saturating_sub(16),
             Tempo::Calm => 50 + dice % 600,
         }
     }
@@ -167,6 +170,8 @@ pub struct Run {
     pub acknowledged: u64,
     pub unavailable: u64,
     dice: Dice,
+    /// The item that is asked for most.
+    hot: usize,
     holdings: Vec<Vec<Holding>>,
     pending: BTreeMap<RequestId, Pending>,
 }
@@ -191,6 +196,7 @@ impl Run {
             acknowledged: 0,
             unavailable: 0,
             dice: Dice::from_seed(seed ^ 0x6b69_6e66_6f6c_6421),
+            hot: (seed % items.len().max(1) as u64) as usize,
             holdings: vec![vec![Holding::default(); items.len()]; plan.clients],
             items,
             pending: BTreeMap::new(),
@@ -241,7 +247,11 @@ impl Run {
     /// Some client asks something of some node.
     fn ask(&mut self) {
         let client = self.below(self.plan.clients);
-        let item = self.below(self.items.len());
+        // One item is hot, so that its writers meet.
+        let item = match self.below(HEAT) {
+            0 => self.hot,
+            _ => self.below(self.items.len()),
+        };
         let node = self.below(self.world.len());
         if !self.world.is_up(node) {
             return;
@@ -251,7 +261,7 @@ impl Run {
             .n
             .min(self.plan.settings.nodes as u32) as usize;
         let (r, w) = (1 + self.below(n) as u32, 1 + self.below(n) as u32);
-        let strict = self.below(4) == 0;
+        let strict = self.below(3) == 0;
         self.operations += 1;
         let (ask, of) = match self.items[item].table.kind {
             Kind::Register { .. } => self.ask_register(client, item),
