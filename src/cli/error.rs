@@ -44,6 +44,13 @@ pub enum CliError {
         law: String,
         advice: &'static str,
     },
+    /// A simulated cluster broke a promise.
+    #[error("{failed} of {seeds} seeds failed; play the first one again: {first}")]
+    Invariant {
+        failed: usize,
+        seeds: u64,
+        first: String,
+    },
     #[error(transparent)]
     Check(#[from] CheckError),
     #[error(transparent)]

@@ -28,6 +28,7 @@ mod output;
 mod put;
 mod reconciler;
 mod serve;
+mod simulate;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -123,6 +124,8 @@ enum Command {
     /// Look at the cluster
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Play clusters under faults, and check that nothing is lost
+    Simulate(Box<simulate::SimulateArgs>),
 }
 
 /// Runs the command that the arguments name, and says how it ended.
@@ -203,5 +206,6 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Table(command) => table::run(common, command).await,
         Command::Reconciler(command) => reconciler::run(common, command).await,
         Command::Cluster(command) => cluster::run(common, command).await,
+        Command::Simulate(args) => simulate::run(common, &args),
     }
 }

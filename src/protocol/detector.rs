@@ -1,6 +1,8 @@
 //! Failure detection: whom this node believes to be alive. Nobody is told.
 //!
-//! Promises: a peer whose requests fail is down once a probe has failed as well;
+//! Promises: a peer that refuses requests is down once it refuses a probe as well;
+//! one that leaves them unanswered is down when it answered no probe for some
+//! seconds;
 //! a peer that falls silent is down when its silence is too improbable for its
 //! own past (phi over 8); a peer that is down is probed at least once a second
 //! and is up again as soon as anything at all is heard from it. A peer's pause of
@@ -37,8 +39,13 @@ const MIN_DEVIATION_MS: f64 = 100.0;
 const MAX_INTERVAL_MS: u64 = 10_000;
 /// Two ticks further apart than this mean that it was this node that slept.
 const OWN_PAUSE_MS: u64 = 1_000;
-/// How long a probe may go unanswered.
+/// How long a probe may go unanswered before the next one goes out.
 pub const PROBE_TIMEOUT_MS: u64 = 500;
+/// How long a peer that left a request unanswered may leave probes unanswered:
+/// longer than a process stands still now and then, so that a pause of two
+/// seconds takes nobody down however many requests it makes late. Until then
+/// other replicas stand in for it anyway.
+pub const SUSPECTED_FOR_MS: u64 = 2_500;
 /// The first recovery probe goes out after this, and each next one after twice
 /// the time, up to `PROBE_LONGEST_MS`.
 pub const PROBE_SHORTEST_MS: u64 = 100;
@@ -82,9 +89,10 @@ struct Peer {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Up,
-    /// A request failed; a probe decides.
+    /// A request failed; probes decide. When the first and the last of them went
+    /// out.
     Suspect {
-        probed_ms: Option<u64>,
+        probes_ms: Option<(u64, u64)>,
     },
     Down {
         next_probe_ms: u64,
@@ -163,15 +171,25 @@ impl Detector {
         }
     }
 
-    /// A request to the peer failed: not delivered, disconnected or timed out.
+    /// A request to the peer failed for certain: not delivered, or disconnected.
     /// (A queue that is full is no failure of the peer.) The first failure asks
     /// for a probe, one after the probe went out takes the peer down.
     pub fn on_failure(&mut self, peer: NodeId, now_ms: u64) {
         let known = self.peers.entry(peer).or_insert_with(|| Peer::new(now_ms));
         match known.state {
-            State::Up => known.state = State::Suspect { probed_ms: None },
-            State::Suspect { probed_ms: None } | State::Down { .. } => {}
-            State::Suspect { probed_ms: Some(_) } => self.take_down(peer, now_ms),
+            State::Up => known.state = State::Suspect { probes_ms: None },
+            State::Suspect { probes_ms: None } | State::Down { .. } => {}
+            State::Suspect { probes_ms: Some(_) } => self.take_down(peer, now_ms),
+        }
+    }
+
+    /// A request to the peer went unanswered. That asks for probes and no more,
+    /// however many requests do: all those that were under way when a process
+    /// paused end at the same moment.
+    pub fn on_timeout(&mut self, peer: NodeId, now_ms: u64) {
+        let known = self.peers.entry(peer).or_insert_with(|| Peer::new(now_ms));
+        if matches!(known.state, State::Up) {
+            known.state = State::Suspect { probes_ms: None };
         }
     }
 
@@ -192,8 +210,8 @@ impl Detector {
             for peer in self.peers.values_mut() {
                 peer.sign_ms += slept_ms;
                 peer.heartbeat_ms = None;
-                if let State::Suspect { probed_ms } = &mut peer.state {
-                    *probed_ms = None;
+                if let State::Suspect { probes_ms } = &mut peer.state {
+                    *probes_ms = None;
                 }
             }
         }
@@ -203,10 +221,13 @@ impl Detector {
             .iter()
             .filter(|(_, peer)| match peer.state {
                 State::Up => {
-                    now_ms.saturating_sub(peer.sign_ms) > peer.longest_silence_ms(expected_ms)
+                    // The past is asked only when the pause is not forgiven anyway.
+                    let silence_ms = now_ms.saturating_sub(peer.sign_ms);
+                    silence_ms > FORGIVEN_PAUSE_MS
+                        && silence_ms > peer.longest_silence_ms(expected_ms)
                 }
-                State::Suspect { probed_ms } => {
-                    probed_ms.is_some_and(|sent_ms| now_ms >= sent_ms + PROBE_TIMEOUT_MS)
+                State::Suspect { probes_ms } => {
+                    probes_ms.is_some_and(|(first_ms, _)| now_ms >= first_ms + SUSPECTED_FOR_MS)
                 }
                 State::Down { .. } => false,
             })
@@ -222,8 +243,12 @@ impl Detector {
         let mut due = Vec::new();
         for (&node, peer) in &mut self.peers {
             match &mut peer.state {
-                State::Suspect { probed_ms } if probed_ms.is_none() => {
-                    *probed_ms = Some(now_ms);
+                State::Suspect { probes_ms }
+                    if probes_ms
+                        .is_none_or(|(_, last_ms)| now_ms >= last_ms + PROBE_TIMEOUT_MS) =>
+                {
+                    let first_ms = probes_ms.map_or(now_ms, |(first_ms, _)| first_ms);
+                    *probes_ms = Some((first_ms, now_ms));
                     due.push(node);
                 }
                 State::Down {
@@ -348,7 +373,24 @@ mod tests {
         assert_eq!(falls(&mut detector, 1_010, 2_000), None);
         detector.on_failure(PEER, 2_000);
         detector.due_probes(2_000);
-        assert_eq!(falls(&mut detector, 2_000, 4_000), Some(2_500));
+        assert_eq!(detector.due_probes(2_450), []);
+        assert_eq!(detector.due_probes(2_500), [PEER], "one may have been lost");
+        assert_eq!(falls(&mut detector, 2_000, 6_000), Some(4_500));
+    }
+
+    /// Hundreds of requests under way to a process that pauses for two seconds
+    /// all run out of time; it is up again when the pause ends.
+    #[test]
+    fn requests_that_a_pause_makes_late_take_nobody_down() {
+        let mut detector = beating(1_000);
+        for late_ms in [1_500, 1_550, 1_600, 2_900] {
+            detector.on_timeout(PEER, late_ms);
+            detector.due_probes(late_ms);
+            detector.tick(late_ms);
+        }
+        assert!(detector.is_up(PEER));
+        detector.on_heard(PEER, 3_000);
+        assert_eq!(falls(&mut detector, 3_000, 5_500), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 use super::id::NodeId;
 use super::message::ReadAnswer;
+use super::sabotage::{Variant, broken};
 use super::siblings::{SiblingSet, StateHash};
 
 /// What is known of one node of the preference list.
@@ -152,10 +153,14 @@ impl Get {
             // A repeated or late answer to a question that is settled.
             (_, Known::Nothing | Known::Joined(_) | Known::Empty)
             | (ReadAnswer::Hash { .. }, Known::Hash(_) | Known::AskedAgain(_)) => return actions,
-            (ReadAnswer::State(set), _) if set.is_empty() && !replica.primary => {
+            (ReadAnswer::State(set), _)
+                if set.is_empty() && !replica.primary && !broken(Variant::EmptyFallbackCounts) =>
+            {
                 replica.known = Known::Empty;
             }
-            (ReadAnswer::Hash { is_empty: true, .. }, _) if !replica.primary => {
+            (ReadAnswer::Hash { is_empty: true, .. }, _)
+                if !replica.primary && !broken(Variant::EmptyFallbackCounts) =>
+            {
                 replica.known = Known::Empty;
             }
             (ReadAnswer::State(set), _) => {
@@ -247,7 +252,7 @@ impl Get {
     fn counted(&self) -> usize {
         let counts = |replica: &&Replica| match replica.known {
             Known::Joined(_) => true,
-            Known::Hash(hash) => self.has_joined(hash),
+            Known::Hash(hash) => self.has_joined(hash) || broken(Variant::StrangeHashCounts),
             _ => false,
         };
         self.replicas.iter().filter(counts).count()

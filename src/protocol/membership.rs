@@ -277,7 +277,14 @@ impl Membership {
         self.on_disconnected(to, now_ms);
     }
 
-    /// The connection to a peer broke, or a request to it timed out.
+    /// A request to a peer went unanswered.
+    pub fn on_timeout(&mut self, peer: NodeId, now_ms: u64) {
+        if peer != self.identity.node && self.members.contains_key(&peer) {
+            self.detector.on_timeout(peer, now_ms);
+        }
+    }
+
+    /// The connection to a peer broke.
     pub fn on_disconnected(&mut self, peer: NodeId, now_ms: u64) {
         if self.is_another(peer) {
             self.detector.on_failure(peer, now_ms);

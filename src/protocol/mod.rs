@@ -80,6 +80,7 @@
 //! | who is there | [`membership`], [`detector`], [`catalog`] |
 //! | what is said | [`message`] between nodes, [`effect`] between machine and shell, [`time`] |
 //! | all of it, as one node | [`machine`]: `client.rs` a request's way, `fold.rs` modules at work, `serve.rs` what peers ask, `upkeep.rs` what nobody asks for |
+//! | what it would be like broken | [`sabotage`], for tests that must notice |
 //! | the naive model | `model.rs`, in tests: sets of siblings against full histories |
 
 pub mod catalog;
@@ -104,6 +105,7 @@ pub mod replica;
 pub mod ring;
 #[cfg(test)]
 mod rows;
+pub mod sabotage;
 pub mod siblings;
 pub mod time;
 pub mod trees;

@@ -13,6 +13,7 @@
 //! group has W durable acknowledgements.
 
 use super::id::NodeId;
+use super::sabotage::{Variant, broken};
 
 /// How many groups there are at most: as many as layouts.
 pub const MAX_GROUPS: usize = 8;
@@ -351,6 +352,9 @@ impl Put {
         for copy in &mut self.copies {
             if matches!(copy.place, Place::Sent { .. } | Place::Standing(_)) {
                 copy.place = Place::HintedHere;
+                if broken(Variant::SlowPrimaryUnhinted) {
+                    continue;
+                }
                 actions.push(PutAction::HintHere {
                     primary: copy.primary,
                 });
@@ -367,7 +371,7 @@ impl Put {
             return copy.groups;
         }
         let standing = self.standing.iter().filter(|(other, _)| *other == node);
-        match self.strict {
+        match self.strict && !broken(Variant::StrictCountsAnyone) {
             true => Groups::default(),
             false => standing.fold(Groups::default(), |all, (_, groups)| all.and(*groups)),
         }
@@ -393,7 +397,9 @@ impl Put {
 
     fn settle(&mut self, actions: &mut Vec<PutAction>) {
         if !self.answered {
-            let has_enough = |(group, need): (usize, &usize)| self.count(group).0 >= *need;
+            let early = usize::from(broken(Variant::AnsweredOneEarly));
+            let has_enough =
+                |(group, need): (usize, &usize)| self.count(group).0 + early >= *need;
             if self.needs.iter().enumerate().all(has_enough) {
                 self.answered = true;
                 actions.push(PutAction::Answer);

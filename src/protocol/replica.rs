@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::context::Context;
 use super::dot::{Actor, Dot, Epoch};
 use super::id::NodeId;
+use super::sabotage::{Variant, broken};
 use super::siblings::{SiblingSet, StateHash, Version};
 
 /// What a node stores for an item: the replicated state, and the node's own
@@ -134,10 +135,12 @@ fn mint(row: &mut Row, client: &Context, minting: &Minting) -> (Dot, u64) {
             epoch: Epoch(u64::from_be_bytes(minted.epoch)),
         };
         let shown = row.set.context().highest(actor).max(client.highest(actor));
-        minted.incarnation == minting.incarnation && shown <= minted.counter
+        broken(Variant::EpochReused)
+            || (minted.incarnation == minting.incarnation && shown <= minted.counter)
     });
     let (epoch, counter) = match remembered {
         Some(minted) => (Epoch(u64::from_be_bytes(minted.epoch)), minted.counter + 1),
+        None if broken(Variant::EpochReused) => (Epoch(1), 1),
         None => (minting.fresh_epoch, 1),
     };
     let dot = Dot {
@@ -152,6 +155,9 @@ fn mint(row: &mut Row, client: &Context, minting: &Minting) -> (Dot, u64) {
         counter,
         incarnation: minting.incarnation,
     });
+    if broken(Variant::WallClockRules) {
+        return (dot, minting.now_us);
+    }
     let newest_us = row.set.newest_us().max(client.newest_us());
     (dot, minting.now_us.max(newest_us.saturating_add(1)))
 }
@@ -167,7 +173,13 @@ pub fn plan_write(mut row: Row, draft: &Draft, minting: &Minting) -> (Row, Writt
         written_at_us,
         stands_for: None,
     };
-    let delta = SiblingSet::delta(&draft.client, dot, version.clone());
+    let delta = if broken(Variant::DeltaCarriesRow) {
+        let mut seen = row.set.context().clone();
+        seen.join(&draft.client);
+        SiblingSet::delta(&seen, dot, version.clone())
+    } else {
+        SiblingSet::delta(&draft.client, dot, version.clone())
+    };
     row.set.put(&draft.client, dot, version);
     (row, Written { dot, delta })
 }
@@ -252,7 +264,9 @@ pub fn apply(row: Option<Row>, mutation: Mutation) -> (Option<Row>, Outcome) {
             if siblings > limits.max_siblings && siblings > before.set.len() {
                 return (None, Outcome::TooManySiblings(siblings));
             }
-            after.set.truncate(limits.max_actors);
+            if !broken(Variant::TruncatedOnOnePath) {
+                after.set.truncate(limits.max_actors);
+            }
             (Some(after), Outcome::Written(written))
         }
         Mutation::Sync { set, max_actors } | Mutation::Mend { set, max_actors } => {
@@ -266,7 +280,7 @@ pub fn apply(row: Option<Row>, mutation: Mutation) -> (Option<Row>, Outcome) {
             expected,
             row: after,
         } => {
-            if row.set.hash() == expected {
+            if row.set.hash() == expected || broken(Variant::SwapWithoutCompare) {
                 (Some(after), Outcome::Replaced)
             } else {
                 (None, Outcome::Conflict(row))

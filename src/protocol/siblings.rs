@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::context::Context;
 use super::dot::{Actor, Dot};
+use super::sabotage::{Variant, broken};
 
 /// One version of an item.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -164,8 +165,11 @@ impl SiblingSet {
     pub fn sync(&mut self, other: &SiblingSet) -> bool {
         let context_before = self.context.clone();
         let count_before = self.siblings.len();
-        self.siblings
-            .retain(|dot, _| other.siblings.contains_key(dot) || !other.context.covers(*dot));
+        self.siblings.retain(|dot, _| {
+            other.siblings.contains_key(dot)
+                || !other.context.covers(*dot)
+                || broken(Variant::SyncKeepsDominated)
+        });
         let mut changed = self.siblings.len() != count_before;
         for (dot, version) in &other.siblings {
             if !self.siblings.contains_key(dot) && !context_before.covers(*dot) {

@@ -3,51 +3,77 @@
 //!
 //! A [`World`] holds some nodes, each a [`Machine`] over a [`MemoryStore`], and
 //! one queue of events in virtual time. Messages pass through the wire's codec
-//! and may be delayed, lost, repeated and reordered; links fail one way; nodes
-//! crash at any event, which loses every store request that was not yet
-//! committed, and come back with what their store holds. Promises: the same seed
-//! and the same calls give the same run, event for event ([`World::trace_hash`]
-//! says so). Not here yet: disks that lie, clocks that step, changes of
-//! membership while clients write.
+//! and may be delayed, lost, repeated and reordered; links fail one way or keep
+//! what they should carry; nodes crash at any event, pause, are slow, and come
+//! back with what their disk holds, or with less. Promises: the same seed and the
+//! same calls give the same run, event for event ([`World::trace_hash`] says so).
 //!
-//! `workload.rs` drives clients, `check.rs` holds what they saw against the
-//! invariants of the protocol.
+//! `network.rs`, `disk.rs`, `clocks.rs` and `guests.rs` are what nodes run on,
+//! `faults.rs` is what befalls them, `workload.rs` drives clients, `check.rs`
+//! holds what they saw against the invariants of the protocol, `explore.rs` plays
+//! seeds and makes failures small, and `seeds.rs` lists those that every build
+//! plays. `detection.rs` and `trace.rs` only look on.
+//!
+//! [`MemoryStore`]: crate::store::memory::MemoryStore
 
 pub mod check;
+mod clocks;
+pub mod detection;
+mod disk;
+pub mod explore;
+pub mod faults;
+mod guests;
+pub mod history;
+#[cfg(test)]
+mod mutants;
+mod network;
 mod play;
+pub mod seeds;
+pub mod tables;
+mod trace;
 #[cfg(test)]
 mod transcripts;
 pub mod workload;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hasher};
 
-use sha2::{Digest as _, Sha256};
+use bytes::Bytes;
 
-use self::play::{held_hints, propose_tables};
+use self::clocks::NodeClock;
+use self::detection::{Detection, End};
+use self::disk::{Disk, Durability, held_hints, set_of};
+use self::guests::Modules;
+use self::network::{Frame, Network};
+use self::tables::propose_tables;
+pub use self::tables::{RAW_TABLE, UNION_TABLE};
+use self::trace::Tracer;
 use crate::clock::Dice;
 use crate::protocol::dot::Dot;
 use crate::protocol::effect::{
     Address, GuestReply, Input, JobId, RequestId, StoreError, StoreReply, StoreRequest,
 };
-use crate::protocol::id::{ItemKey, NodeId, TableId};
-use crate::protocol::machine::{MEMBERSHIP_RECORD, Machine};
+use crate::protocol::id::{ItemKey, NodeId, Position, TableId};
+use crate::protocol::machine::{MEMBERSHIP_RECORD, Machine, Upkeep};
 use crate::protocol::membership::{Identity, Pace};
-use crate::protocol::message::{ItemRequest, Message, Response};
+use crate::protocol::message::{Ask, ItemRequest, Message, Response};
 use crate::protocol::siblings::SiblingSet;
 use crate::protocol::time::Now;
-use crate::reconcile::native::NativeGuests;
 use crate::store::Store;
-use crate::store::memory::MemoryStore;
 
-/// How often a machine is ticked, as in the server.
-const TICK_MS: u64 = 10;
-/// The name of the table whose conflicts clients see.
-pub const RAW_TABLE: &str = "raw";
-/// The name of the table whose conflicts are folded by a union of lines.
-pub const UNION_TABLE: &str = "union";
+/// Everything that production does in minutes and hours, in seconds.
+pub const HECTIC_UPKEEP: Upkeep = Upkeep {
+    exchange_interval_ms: 1_000,
+    reap_after_ms: 2_000,
+};
+/// As if a cluster had neither exchange nor reaping: what other means are for
+/// shows only without them.
+pub const NO_UPKEEP: Upkeep = Upkeep {
+    exchange_interval_ms: 1 << 40,
+    reap_after_ms: 1 << 40,
+};
 
-/// How bad the network is, and how many nodes there are.
+/// How many nodes there are, and what the world is like when nothing is wrong.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub nodes: usize,
@@ -60,6 +86,11 @@ pub struct Settings {
     pub delay_max_ms: u64,
     /// How long a commit takes at most, in milliseconds.
     pub commit_max_ms: u64,
+    /// How often a machine is ticked.
+    pub tick_ms: u64,
+    pub gossip_interval_ms: u64,
+    pub durability: Durability,
+    pub upkeep: Upkeep,
 }
 
 impl Default for Settings {
@@ -70,6 +101,24 @@ impl Default for Settings {
             duplication: 2,
             delay_max_ms: 8,
             commit_max_ms: 4,
+            tick_ms: 10,
+            gossip_interval_ms: 200,
+            durability: Durability::Synced,
+            upkeep: HECTIC_UPKEEP,
+        }
+    }
+}
+
+impl Settings {
+    /// A kind and quick network, for scripts that say themselves what goes wrong.
+    pub fn quiet(nodes: usize) -> Self {
+        Settings {
+            nodes,
+            loss: 0,
+            duplication: 0,
+            delay_max_ms: 1,
+            commit_max_ms: 0,
+            ..Settings::default()
         }
     }
 }
@@ -80,27 +129,36 @@ enum Event {
         node: usize,
         life: u64,
     },
-    Deliver {
-        from: NodeId,
-        to: usize,
-        frame: Vec<u8>,
-    },
+    Deliver(Frame),
     Undelivered {
         node: usize,
         life: u64,
         to: NodeId,
         message: Box<Message>,
     },
-    /// The store of a node gets round to its next request.
+    /// The connection to a process that was killed breaks.
+    Disconnected {
+        node: usize,
+        life: u64,
+        peer: NodeId,
+    },
+    /// The store of a node gets round to its next change.
     Commit {
         node: usize,
         life: u64,
+    },
+    /// The store of a node reads.
+    ReadNow {
+        node: usize,
+        life: u64,
+        job: JobId,
+        request: Box<StoreRequest>,
     },
     Stored {
         node: usize,
         life: u64,
         job: JobId,
-        reply: Result<StoreReply, StoreError>,
+        reply: Box<Result<StoreReply, StoreError>>,
     },
     Guest {
         node: usize,
@@ -113,13 +171,52 @@ enum Event {
 /// One node: what survives a crash, and what does not.
 struct SimNode {
     identity: Identity,
-    store: Arc<MemoryStore>,
+    disk: Disk,
+    clock: NodeClock,
+    modules: Modules,
     /// None while it is down.
     machine: Option<Machine>,
     /// Which life this is: events of former lives come to nothing.
     life: u64,
-    /// Requests that wait for the store, oldest first.
-    disk: VecDeque<(JobId, StoreRequest)>,
+    started_ms: u64,
+    /// How its last life ended.
+    end: Option<End>,
+    /// How many times slower than it should be everything that it does is.
+    slowness: u64,
+    /// While it is paused, what waits for it to go on.
+    paused: Option<Vec<Event>>,
+    /// When it was last paused.
+    paused_ms: u64,
+    /// After so many events its process ends, in the midst of one.
+    doomed: Option<Doom>,
+}
+
+/// When and how a process will end.
+#[derive(Clone, Copy, Debug)]
+struct Doom {
+    after_events: u64,
+    silent: bool,
+}
+
+/// An invariant that does not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// By the protocol page; 0 for what must hold as well, such as an answer to
+    /// every request of a healed cluster.
+    pub invariant: u8,
+    pub item: Option<ItemKey>,
+    pub at_ms: u64,
+    pub what: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let at_s = self.at_ms as f64 / 1000.0;
+        match self.invariant {
+            0 => write!(f, "{} (at {at_s:.3} s)", self.what),
+            number => write!(f, "invariant {number}: {} (at {at_s:.3} s)", self.what),
+        }
+    }
 }
 
 /// A cluster and its fate.
@@ -129,67 +226,62 @@ pub struct World {
     /// Virtual time, then the order in which events were planned.
     events: BTreeMap<(u64, u64), Event>,
     planned: u64,
+    /// How many events have happened.
+    pub happened: u64,
     dice: Dice,
     nodes: Vec<SimNode>,
-    /// Links that carry nothing, (from, to).
-    cut: BTreeSet<(usize, usize)>,
-    guests: NativeGuests,
+    by_address: BTreeMap<Address, usize>,
+    network: Network,
     /// What clients were told, until somebody takes it.
     pub responses: BTreeMap<RequestId, Response>,
     next_request: u64,
     /// Every dot that was minted, and the value it named.
-    pub minted: BTreeMap<Dot, Option<Vec<u8>>>,
-    /// A dot that was seen with two values: the invariant that nothing mends.
-    pub double_mints: Vec<Dot>,
+    pub minted: BTreeMap<Dot, Option<Bytes>>,
+    /// Tables whose every value is written once, and the dot of each such value.
+    registers: BTreeSet<TableId>,
+    dots: BTreeMap<Bytes, Dot>,
     /// Changes that stores made to rows.
     pub row_writes: u64,
-    trace: Sha256,
+    /// What did not hold so far; the run ends with the first.
+    pub violation: Option<Violation>,
+    pub detection: Detection,
+    tracer: Option<Tracer>,
+    trace: DefaultHasher,
 }
 
 fn address(node: usize) -> Address {
     format!("10.0.0.{}:1", node + 1).into()
 }
 
+/// How many of the nodes are seeds to all.
+const SEEDS: usize = 3;
+
 impl World {
-    /// A cluster that starts now, all nodes at once, with all as seeds.
+    /// A cluster that starts now, all nodes at once.
     pub fn new(seed: u64, settings: Settings) -> Self {
         let mut world = World {
             settings,
             now_ms: 0,
             events: BTreeMap::new(),
             planned: 0,
+            happened: 0,
             dice: Dice::from_seed(seed),
             nodes: Vec::new(),
-            cut: BTreeSet::new(),
-            guests: NativeGuests,
+            by_address: BTreeMap::new(),
+            network: Network::default(),
             responses: BTreeMap::new(),
             next_request: 0,
             minted: BTreeMap::new(),
-            double_mints: Vec::new(),
+            registers: BTreeSet::new(),
+            dots: BTreeMap::new(),
             row_writes: 0,
-            trace: Sha256::new(),
+            violation: None,
+            detection: Detection::default(),
+            tracer: None,
+            trace: DefaultHasher::new(),
         };
-        for node in 0..settings.nodes {
-            let name = format!("n{node}");
-            let identity = Identity {
-                node: NodeId::of(&name),
-                name: name.into(),
-                address: address(node),
-                weight_milli: 1000,
-                zone: "z".into(),
-                wire_version: 1,
-                seeds: (0..settings.nodes).map(address).collect(),
-                partitions: 16,
-                replicas: 3,
-            };
-            let store = Arc::new(MemoryStore::new(world.dice.next_u64()));
-            world.nodes.push(SimNode {
-                identity,
-                store,
-                machine: None,
-                life: 0,
-                disk: VecDeque::new(),
-            });
+        for _ in 0..settings.nodes {
+            world.add();
         }
         for node in 0..settings.nodes {
             world.start(node);
@@ -197,16 +289,57 @@ impl World {
         world
     }
 
-    fn now(&self) -> Now {
-        // All clocks agree here; the protocol must not need it.
-        Now {
-            wall_us: 1_000_000_000_000_000 + self.now_ms * 1000,
-            monotonic_ms: self.now_ms,
-        }
+    /// Keeps the story of each item from now on.
+    pub fn keep_story(&mut self) {
+        self.tracer = Some(Tracer::default());
+    }
+
+    /// A node that is not started yet: with the first nodes as seeds it will ask
+    /// to join.
+    pub fn add(&mut self) -> usize {
+        let node = self.nodes.len();
+        let name = format!("n{node}");
+        let identity = Identity {
+            node: NodeId::of(&name),
+            name: name.into(),
+            address: address(node),
+            weight_milli: 1000,
+            zone: "z".into(),
+            wire_version: 1,
+            seeds: (0..self.settings.nodes.min(SEEDS)).map(address).collect(),
+            partitions: 16,
+            replicas: 3,
+        };
+        self.by_address.insert(address(node), node);
+        let disk = Disk::new(self.dice.next_u64());
+        self.nodes.push(SimNode {
+            identity,
+            disk,
+            clock: NodeClock::default(),
+            modules: Modules::default(),
+            machine: None,
+            life: 0,
+            started_ms: 0,
+            end: None,
+            slowness: 1,
+            paused: None,
+            paused_ms: 0,
+            doomed: None,
+        });
+        node
+    }
+
+    fn now(&self, node: usize) -> Now {
+        self.nodes[node].clock.now(self.now_ms)
     }
 
     fn below(&mut self, bound: u64) -> u64 {
         self.dice.next_u64() % bound.max(1)
+    }
+
+    /// How many times slower a node is than it should be.
+    fn slowness(&self, node: usize) -> u64 {
+        self.nodes[node].slowness
     }
 
     fn plan(&mut self, in_ms: u64, event: Event) {
@@ -215,15 +348,46 @@ impl World {
             .insert((self.now_ms + in_ms, self.planned), event);
     }
 
+    /// Something does not hold. The first is what counts: the rest follows.
+    fn violated(&mut self, invariant: u8, item: Option<&ItemKey>, what: impl FnOnce() -> String) {
+        if self.violation.is_none() {
+            let what = what();
+            self.tell(item, || format!("VIOLATED: {what}"));
+            self.violation = Some(Violation {
+                invariant,
+                item: item.cloned(),
+                at_ms: self.now_ms,
+                what,
+            });
+        }
+    }
+
+    /// Adds to the story, if it is kept.
+    fn tell(&mut self, item: Option<&ItemKey>, text: impl FnOnce() -> String) {
+        if let Some(tracer) = &mut self.tracer {
+            tracer.tell(self.now_ms, item, text());
+        }
+    }
+
+    /// The last events of an item and of the cluster, as lines; none when no
+    /// story was kept.
+    pub fn story(&self, item: Option<&ItemKey>) -> Vec<String> {
+        let tracer = self.tracer.as_ref();
+        tracer.map_or_else(Vec::new, |tracer| tracer.story(item))
+    }
+
     /// A node begins a life with what its store holds.
     pub fn start(&mut self, node: usize) {
         assert!(self.nodes[node].machine.is_none(), "the node is up");
         let seed = self.dice.next_u64();
-        let now = self.now();
+        let now = self.now(node);
+        let pace = Pace::new(self.settings.gossip_interval_ms);
         let sim = &mut self.nodes[node];
         sim.life += 1;
+        sim.started_ms = self.now_ms;
         let life = sim.life;
         let record = sim
+            .disk
             .store
             .meta(MEMBERSHIP_RECORD)
             .expect("memory does not fail");
@@ -232,33 +396,56 @@ impl World {
         let mut dice = Dice::from_seed(seed);
         let (mut machine, mut effects) = Machine::new(
             sim.identity.clone(),
-            Pace::new(200),
+            pace,
             persisted,
-            sim.store.incarnation(),
+            sim.disk.store.incarnation(),
             now,
             Box::new(move || dice.next_u64()),
         );
         // Every node's config file says the same of the tables.
         let (_, more) = machine.change_catalog(now, propose_tables);
         effects.extend(more);
+        self.registers = tables::registers(machine.tables());
         sim.machine = Some(machine);
-        self.plan(TICK_MS, Event::Tick { node, life });
+        self.trouble_node(node);
+        self.forget_opinions(node);
+        let name = self.name(node);
+        self.tell(None, || format!("{name} starts"));
+        let tick_ms = self.settings.tick_ms;
+        self.plan(tick_ms, Event::Tick { node, life });
         self.carry_out(node, effects);
     }
 
     /// A node stops at once. What its store had not committed is gone.
     pub fn crash(&mut self, node: usize) {
+        self.end(node, false);
+    }
+
+    /// A node's process ends: refusing connections from now on, or in silence.
+    fn end(&mut self, node: usize, silent: bool) {
+        let at_ms = self.now_ms;
         let sim = &mut self.nodes[node];
         sim.machine = None;
-        sim.disk.clear();
+        sim.disk.queue.clear();
+        sim.paused = None;
+        sim.doomed = None;
+        sim.end = Some(End { at_ms, silent });
         self.note(&[1, node as u8]);
+        let name = self.name(node);
+        self.tell(None, || {
+            let how = if silent { " in silence" } else { "" };
+            format!("{name} ends{how}")
+        });
+        if !silent {
+            self.break_connections(node);
+        }
     }
 
     /// Loses a node's disk; it must be down.
     pub fn wipe(&mut self, node: usize) {
         assert!(self.nodes[node].machine.is_none(), "the node is up");
         let incarnation = self.dice.next_u64();
-        self.nodes[node].store = Arc::new(MemoryStore::new(incarnation));
+        self.nodes[node].disk = Disk::new(incarnation);
     }
 
     /// Whether a node runs.
@@ -268,24 +455,30 @@ impl World {
 
     /// Lets a link carry nothing, one way.
     pub fn cut(&mut self, from: usize, to: usize) {
-        self.cut.insert((from, to));
+        self.network.cut(from, to);
     }
 
-    /// Mends every link, starts every node, and makes the network kind.
+    /// Mends every link that was cut, and nothing else.
+    pub fn mend(&mut self) {
+        self.network.mend_all();
+    }
+
+    /// Starts every node that is down, and makes the network kind.
     pub fn heal(&mut self) {
-        self.cut.clear();
+        self.network.mend_all();
         self.settings.loss = 0;
         self.settings.duplication = 0;
+        self.start_all();
+    }
+
+    /// Starts every node that is down.
+    fn start_all(&mut self) {
         for node in 0..self.nodes.len() {
+            self.nodes[node].doomed = None;
             if !self.is_up(node) {
                 self.start(node);
             }
         }
-    }
-
-    /// Mends every link, and nothing else.
-    pub fn mend(&mut self) {
-        self.cut.clear();
     }
 
     /// How many nodes there are, up or down.
@@ -296,6 +489,15 @@ impl World {
     /// The name under which the protocol knows a node.
     pub fn node_id(&self, node: usize) -> NodeId {
         self.nodes[node].identity.node
+    }
+
+    /// The name by which people know a node.
+    fn name(&self, node: usize) -> String {
+        if self.tracer.is_some() {
+            format!("n{node}")
+        } else {
+            String::new()
+        }
     }
 
     /// Whether the world is empty; it never is.
@@ -309,7 +511,7 @@ impl World {
         let Some(ring) = machine.and_then(Machine::ring) else {
             return Vec::new();
         };
-        let position = crate::protocol::id::Position::of(table, key);
+        let position = Position::of(table, key);
         ring.preference(ring.partition(position)).to_vec()
     }
 
@@ -340,22 +542,24 @@ impl World {
     pub fn hints(&self) -> usize {
         self.nodes
             .iter()
-            .map(|sim| match held_hints(&sim.store) {
+            .map(|sim| match held_hints(&sim.disk.store) {
                 Ok(count) => count as usize,
                 Err(error) => panic!("memory does not fail: {error}"),
             })
             .sum()
     }
 
-    /// What a node's store holds of an item.
-    pub fn stored(&self, node: usize, key: &ItemKey) -> SiblingSet {
-        self.nodes[node]
-            .store
-            .rows()
-            .into_iter()
-            .find(|(_, other, _)| other == key)
-            .map(|(_, _, row)| row.set)
-            .unwrap_or_default()
+    /// What a node's store holds of an item of this table.
+    pub fn stored(&self, node: usize, table: &str, key: &[u8]) -> SiblingSet {
+        let machine = self.nodes.iter().find_map(|sim| sim.machine.as_ref());
+        let found = machine.and_then(|machine| {
+            let ring = machine.ring()?;
+            let id = machine.tables().get(table)?.id;
+            let partition = ring.partition(Position::of(table, key));
+            let key = ItemKey::new(id, key, None);
+            set_of(&self.nodes[node].disk.store, partition, &key).ok()
+        });
+        found.unwrap_or_default()
     }
 
     /// Asks a node on behalf of a client.
@@ -376,37 +580,37 @@ impl World {
         else {
             return id;
         };
-        let position = crate::protocol::id::Position::of(&table.name, key);
+        let position = Position::of(&table.name, key);
         let item = request(ItemRequest {
             table: table.id,
             partition: ring.partition(position),
             key: ItemKey::new(table.id, key, None),
-            ask: crate::protocol::message::Ask::Get { raw: true },
+            ask: Ask::Get { raw: true },
             r: 2,
             w: 2,
             strict: false,
             timeout_ms: 1_000,
         });
+        if let Some(tracer) = &mut self.tracer {
+            tracer.on_request(id, &item.key);
+            let (r, w, strict) = (item.r, item.w, if item.strict { ", strict" } else { "" });
+            let what = trace::ask(&item.ask);
+            let text = format!("n{node} is asked for {what} (r={r}, w={w}{strict})");
+            tracer.tell(self.now_ms, Some(&item.key), text);
+        }
         self.step(node, Input::Client { request: id, item });
         id
-    }
-
-    fn step(&mut self, node: usize, input: Input) {
-        let now = self.now();
-        if let Some(machine) = &mut self.nodes[node].machine {
-            let effects = machine.step(now, input);
-            self.carry_out(node, effects);
-        }
     }
 
     /// Plays events until the virtual time is this much later.
     pub fn run(&mut self, for_ms: u64) {
         let until_ms = self.now_ms + for_ms;
-        while let Some((&(at_ms, _), _)) = self.events.first_key_value() {
+        while let Some(entry) = self.events.first_entry() {
+            let at_ms = entry.key().0;
             if at_ms > until_ms {
                 break;
             }
-            let (_, event) = self.events.pop_first().expect("there is one");
+            let event = entry.remove();
             self.now_ms = at_ms;
             self.happen(event);
         }
@@ -420,8 +624,18 @@ impl World {
             if done(self) {
                 return true;
             }
-            self.run(TICK_MS);
+            self.run(self.settings.tick_ms);
         }
         done(self)
+    }
+
+    fn note(&mut self, bytes: &[u8]) {
+        self.trace.write_u64(self.now_ms);
+        self.trace.write(bytes);
+    }
+
+    /// A hash over every message and answer so far, in their order.
+    pub fn trace_hash(&self) -> u64 {
+        self.trace.finish()
     }
 }

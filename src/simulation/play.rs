@@ -1,131 +1,139 @@
-//! How events come about: what a node's effects turn into, what the network and
-//! the disk do with them, and what of it is noted for the checks.
+//! How events come about: what becomes of a node's effects, and what of it is
+//! noted for the checks.
 
-use std::sync::{Arc, Mutex};
-
-use sha2::Digest as _;
-
-use super::{Event, RAW_TABLE, TICK_MS, UNION_TABLE, World, address};
-use crate::protocol::catalog::{
-    Catalog, Digest, Lawfulness, ModuleInfo, ModuleKind, TableDefinition,
-};
-use crate::protocol::effect::{Address, Effect, Input, StoreError, StoreReply, StoreRequest};
-use crate::protocol::id::{ItemKey, NodeId, Partition};
+use super::network::{Fate, Frame};
+use super::{Doom, Event, World};
+use crate::protocol::effect::{Address, Effect, Input};
+use crate::protocol::id::NodeId;
 use crate::protocol::message::Message;
-use crate::protocol::siblings::SiblingSet;
-use crate::reconcile::Guests;
 use crate::store::Store;
-use crate::store::memory::MemoryStore;
 use crate::transport::codec;
 
-/// The native reconciler answers to any digest; this one stands for it.
-const NATIVE_DIGEST: Digest = Digest([0x6b; 32]);
+/// How long after it was sent a message may be repeated.
+const REPEATED_WITHIN_MS: u64 = 50;
+
+impl Event {
+    fn node(&self) -> usize {
+        match self {
+            Event::Deliver(frame) => frame.to,
+            Event::Tick { node, .. }
+            | Event::Undelivered { node, .. }
+            | Event::Disconnected { node, .. }
+            | Event::Commit { node, .. }
+            | Event::ReadNow { node, .. }
+            | Event::Stored { node, .. }
+            | Event::Guest { node, .. } => *node,
+        }
+    }
+
+    fn life(&self) -> u64 {
+        match self {
+            Event::Deliver(frame) => frame.life,
+            Event::Tick { life, .. }
+            | Event::Undelivered { life, .. }
+            | Event::Disconnected { life, .. }
+            | Event::Commit { life, .. }
+            | Event::ReadNow { life, .. }
+            | Event::Stored { life, .. }
+            | Event::Guest { life, .. } => *life,
+        }
+    }
+}
 
 impl World {
-    fn lives(&self, node: usize, life: u64) -> bool {
-        self.nodes[node].life == life && self.is_up(node)
-    }
-
     pub(super) fn happen(&mut self, event: Event) {
+        let sim = &mut self.nodes[event.node()];
+        if sim.life != event.life() || sim.machine.is_none() {
+            return;
+        }
+        if let Some(held) = &mut sim.paused {
+            held.push(event);
+            return;
+        }
+        if let Some(doom) = &mut sim.doomed {
+            doom.after_events = doom.after_events.saturating_sub(1);
+        }
+        self.happened += 1;
         match event {
             Event::Tick { node, life } => {
-                if self.lives(node, life) {
-                    self.plan(TICK_MS, Event::Tick { node, life });
-                    self.step(node, Input::Tick);
-                }
+                let in_ms = self.settings.tick_ms * self.slowness(node).min(4);
+                self.plan(in_ms, Event::Tick { node, life });
+                self.step(node, Input::Tick);
+                self.observe(node);
             }
-            Event::Deliver { from, to, frame } => {
-                let message = codec::decode_one(&frame)
-                    .expect("our own frame")
-                    .expect("whole");
-                self.note(&frame);
-                self.step(to, Input::Peer { from, message });
-            }
+            Event::Deliver(frame) => self.deliver(&frame),
             Event::Undelivered {
-                node,
-                life,
-                to,
-                message,
+                node, to, message, ..
             } => {
-                if self.lives(node, life) {
-                    let input = Input::Undelivered {
-                        to,
-                        message: *message,
-                        overloaded: false,
-                    };
-                    self.step(node, input);
-                }
+                let input = Input::Undelivered {
+                    to,
+                    message: *message,
+                    overloaded: false,
+                };
+                self.step(node, input);
             }
-            Event::Commit { node, life } => {
-                if self.lives(node, life)
-                    && let Some((job, request)) = self.nodes[node].disk.pop_front()
-                {
-                    let reply = self.commit(node, request);
-                    // The answer takes its time too: a crash may come between.
-                    let in_ms = self.below(2);
-                    self.plan(
-                        in_ms,
-                        Event::Stored {
-                            node,
-                            life,
-                            job,
-                            reply,
-                        },
-                    );
-                }
+            Event::Disconnected { node, peer, .. } => {
+                self.step(node, Input::Disconnected { peer });
             }
+            Event::Commit { node, .. } => self.commit(node),
+            Event::ReadNow {
+                node, job, request, ..
+            } => self.read(node, job, *request),
             Event::Stored {
-                node,
-                life,
-                job,
-                reply,
+                node, job, reply, ..
             } => {
-                if self.lives(node, life) {
-                    self.step(node, Input::Stored { job, reply });
-                }
+                let reply = *reply;
+                self.step(node, Input::Stored { job, reply });
             }
             Event::Guest {
-                node,
-                life,
-                job,
-                reply,
-            } => {
-                if self.lives(node, life) {
-                    self.step(node, Input::Guest { job, reply });
-                }
-            }
+                node, job, reply, ..
+            } => self.step(node, Input::Guest { job, reply }),
         }
     }
 
-    /// The store does what was asked, and every dot that comes of it is noted.
-    fn commit(&mut self, node: usize, request: StoreRequest) -> Result<StoreReply, StoreError> {
-        let store = self.nodes[node].store.clone();
-        let item = match &request {
-            StoreRequest::Update { partition, key, .. } => Some((*partition, key.clone())),
-            _ => None,
-        };
-        let before = item
-            .as_ref()
-            .map(|(partition, key)| row_of(&store, *partition, key));
-        let reply = ask_now(&*store, request);
-        if let Some((partition, key)) = item {
-            let after = row_of(&store, partition, &key);
-            if before.as_ref() != Some(&after) {
-                self.row_writes += 1;
-            }
-            for (dot, version) in after.siblings() {
-                let value = version.value.as_ref().map(|value| value.to_vec());
-                let known = self.minted.entry(dot).or_insert_with(|| value.clone());
-                if *known != value {
-                    self.double_mints.push(dot);
-                }
+    fn deliver(&mut self, frame: &Frame) {
+        let message = codec::decode_one(&frame.bytes)
+            .expect("our own frame")
+            .expect("whole");
+        self.note(&frame.bytes);
+        if let Some(tracer) = &mut self.tracer {
+            let receiver = self.nodes[frame.to].identity.node;
+            if let Some((item, text)) = tracer.describe(frame.sender, receiver, &message) {
+                let (from, to) = (frame.from, frame.to);
+                let text = format!("n{from} → n{to} {text}");
+                tracer.tell(self.now_ms, Some(&item), text);
             }
         }
-        reply
+        let from = frame.sender;
+        self.step(frame.to, Input::Peer { from, message });
+    }
+
+    /// One input for a node; if its time has come, its process ends in the midst
+    /// of what the input led to.
+    pub(super) fn step(&mut self, node: usize, input: Input) {
+        let now = self.now(node);
+        let Some(machine) = &mut self.nodes[node].machine else {
+            return;
+        };
+        let mut effects = machine.step(now, input);
+        let ends = match self.nodes[node].doomed {
+            Some(Doom {
+                after_events: 0,
+                silent,
+            }) => Some(silent),
+            _ => None,
+        };
+        if ends.is_some() {
+            let done = self.below(effects.len() as u64 + 1) as usize;
+            effects.truncate(done);
+        }
+        self.carry_out(node, effects);
+        if let Some(silent) = ends {
+            self.end(node, silent);
+        }
     }
 
     pub(super) fn carry_out(&mut self, node: usize, effects: Vec<Effect>) {
-        let life = self.nodes[node].life;
         for effect in effects {
             match effect {
                 Effect::Send {
@@ -136,42 +144,22 @@ impl World {
                 Effect::Contact { address, message } => {
                     self.send(node, NodeId::NOBODY, &address, message);
                 }
-                Effect::Store { job, request } => {
-                    self.nodes[node].disk.push_back((job, request));
-                    let commit_max_ms = self.settings.commit_max_ms;
-                    let in_ms = self.below(commit_max_ms + 1);
-                    self.plan(in_ms, Event::Commit { node, life });
-                }
-                Effect::Guest { job, request } => {
-                    let slot = Arc::new(Mutex::new(None));
-                    let place = slot.clone();
-                    self.guests.submit(
-                        request,
-                        Box::new(move |reply| *place.lock().expect("no panic") = Some(reply)),
-                    );
-                    let reply = slot
-                        .lock()
-                        .expect("no panic")
-                        .take()
-                        .expect("answered at once");
-                    let in_ms = self.below(5);
-                    self.plan(
-                        in_ms,
-                        Event::Guest {
-                            node,
-                            life,
-                            job,
-                            reply,
-                        },
-                    );
-                }
+                Effect::Store { job, request } => self.ask_store(node, job, request),
+                Effect::Guest { job, request } => self.run_guest(node, job, &request),
                 Effect::Respond { request, response } => {
                     self.note(&request.0.to_be_bytes());
+                    if let Some(tracer) = &mut self.tracer
+                        && let Some(item) = tracer.item_of_request(request)
+                    {
+                        let text =
+                            format!("n{node} answers: {}", super::trace::response(&response));
+                        tracer.tell(self.now_ms, Some(&item), text);
+                    }
                     let twice = self.responses.insert(request, response).is_some();
                     assert!(!twice, "a request was answered twice");
                 }
                 Effect::RenewIncarnation { incarnation } => {
-                    let store = &self.nodes[node].store;
+                    let store = &self.nodes[node].disk.store;
                     store
                         .renew_incarnation(incarnation)
                         .expect("memory does not fail");
@@ -186,119 +174,73 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: NodeId, at: &Address, message: Message) {
-        let life = self.nodes[from].life;
-        let target = (0..self.nodes.len()).find(|&node| address(node) == *at);
-        let target = target.filter(|&node| self.is_up(node));
-        let in_ms = 1 + self.below(self.settings.delay_max_ms);
-        let Some(target) = target else {
-            // The connection is refused.
-            let message = Box::new(message);
-            return self.plan(
-                in_ms,
-                Event::Undelivered {
-                    node: from,
-                    life,
-                    to,
-                    message,
-                },
-            );
-        };
-        if self.cut.contains(&(from, target)) || self.below(100) < self.settings.loss {
+        let target = self.by_address.get(at).copied();
+        let delay_max_ms = self.network.delay_max_ms;
+        let delay_max_ms = delay_max_ms.unwrap_or(self.settings.delay_max_ms);
+        let in_ms = (1 + self.below(delay_max_ms)) * self.slowness(from);
+        let Some(target) = target else { return };
+        let is_cut = self.network.is_broken(from, target);
+        if !self.is_up(target) {
+            let silent = self.nodes[target].end.is_some_and(|end| end.silent);
+            if !silent && !is_cut {
+                // The connection is refused.
+                let life = self.nodes[from].life;
+                let message = Box::new(message);
+                self.plan(
+                    in_ms,
+                    Event::Undelivered {
+                        node: from,
+                        life,
+                        to,
+                        message,
+                    },
+                );
+            }
             return;
         }
-        let mut frame = bytes::BytesMut::new();
-        codec::encode(&message, &mut frame).expect("messages of a simulation are small");
-        let sender = self.nodes[from].identity.node;
-        if self.below(100) < self.settings.duplication {
-            let again_ms = in_ms + self.below(50);
-            let frame = frame.to_vec();
-            self.plan(
-                again_ms,
-                Event::Deliver {
-                    from: sender,
-                    to: target,
-                    frame,
-                },
-            );
+        if self.below(100) < self.settings.loss + self.network.extra_loss {
+            return;
         }
-        let frame = frame.to_vec();
-        self.plan(
-            in_ms,
-            Event::Deliver {
-                from: sender,
-                to: target,
-                frame,
-            },
-        );
+        let mut bytes = bytes::BytesMut::new();
+        codec::encode(&message, &mut bytes).expect("messages of a simulation are small");
+        let frame = Frame {
+            from,
+            sender: self.nodes[from].identity.node,
+            to: target,
+            life: self.nodes[target].life,
+            bytes: bytes.to_vec(),
+        };
+        let in_ms = in_ms * self.slowness(target);
+        match self.network.fate(frame) {
+            Fate::Goes(frame) => {
+                let duplication = self.settings.duplication + self.network.extra_duplication;
+                if self.below(100) < duplication {
+                    let again_ms = in_ms + self.below(REPEATED_WITHIN_MS);
+                    self.plan(again_ms, Event::Deliver(frame.clone()));
+                }
+                self.plan(in_ms, Event::Deliver(frame));
+            }
+            Fate::Kept | Fate::Lost => {}
+        }
     }
 
-    pub(super) fn note(&mut self, bytes: &[u8]) {
-        self.trace.update(self.now_ms.to_be_bytes());
-        self.trace.update(bytes);
+    /// What a clogged link kept goes on its way, in its order.
+    pub(super) fn release(&mut self, frames: Vec<Frame>) {
+        for frame in frames {
+            self.plan(1, Event::Deliver(frame));
+        }
     }
 
-    /// A hash over every message and answer so far, in their order.
-    pub fn trace_hash(&self) -> String {
-        self.trace
-            .clone()
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
-    }
-}
-
-/// The tables of a simulated cluster.
-pub(super) fn propose_tables(catalog: &mut Catalog) {
-    let module = ModuleInfo {
-        digest: NATIVE_DIGEST,
-        size_bytes: 0,
-        kind: ModuleKind::Reconciler,
-        eager: false,
-        summary: "union of lines".into(),
-        version: "1".into(),
-        lawfulness: Lawfulness::NoCounterexample { cases: 0 },
-        built_in: true,
-    };
-    catalog.propose_reconciler("lines", module);
-    catalog.propose_table(RAW_TABLE, TableDefinition::default());
-    let union = TableDefinition {
-        reconciler: Some("lines".into()),
-        fold_above: Some(2),
-        ..TableDefinition::default()
-    };
-    catalog.propose_table(UNION_TABLE, union);
-}
-
-fn ask_now(store: &dyn Store, request: StoreRequest) -> Result<StoreReply, StoreError> {
-    let slot = Arc::new(Mutex::new(None));
-    let place = slot.clone();
-    store.submit(
-        request,
-        Box::new(move |reply| *place.lock().expect("no panic") = Some(reply)),
-    );
-    slot.lock()
-        .expect("no panic")
-        .take()
-        .expect("memory answers at once")
-}
-
-fn row_of(store: &MemoryStore, partition: Partition, key: &ItemKey) -> SiblingSet {
-    match ask_now(
-        store,
-        StoreRequest::Read {
-            partition,
-            key: key.clone(),
-        },
-    ) {
-        Ok(StoreReply::Row(row)) => row.map(|row| row.set).unwrap_or_default(),
-        other => panic!("a read gave {other:?}"),
-    }
-}
-
-pub(super) fn held_hints(store: &MemoryStore) -> Result<u64, StoreError> {
-    match ask_now(store, StoreRequest::CountHints)? {
-        StoreReply::HintCounts(counts) => Ok(counts.iter().map(|(_, count)| count).sum()),
-        other => panic!("counting hints gave {other:?}"),
+    /// Whoever is connected to a process that was killed is told by the system.
+    pub(super) fn break_connections(&mut self, gone: usize) {
+        let peer = self.nodes[gone].identity.node;
+        for node in 0..self.nodes.len() {
+            if node == gone || !self.is_up(node) || self.network.is_broken(gone, node) {
+                continue;
+            }
+            let in_ms = 1 + self.below(self.settings.delay_max_ms);
+            let life = self.nodes[node].life;
+            self.plan(in_ms, Event::Disconnected { node, life, peer });
+        }
     }
 }

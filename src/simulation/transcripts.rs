@@ -16,7 +16,7 @@ use goldenscript::{Command, Context as ScriptContext, Runner};
 use super::{RAW_TABLE, Settings, UNION_TABLE, World};
 use crate::protocol::context::Context;
 use crate::protocol::dot::{Actor, Dot};
-use crate::protocol::id::{ItemKey, NodeId};
+use crate::protocol::id::NodeId;
 use crate::protocol::message::{Ask, ItemRequest, Refusal, Response};
 use crate::protocol::siblings::SiblingSet;
 
@@ -151,13 +151,7 @@ impl Runner for Script {
             // cluster nodes=3
             "cluster" => {
                 let nodes = args.take_key("nodes").unwrap_or("3").parse()?;
-                let settings = Settings {
-                    nodes,
-                    loss: 0,
-                    duplication: 0,
-                    delay_max_ms: 1,
-                    commit_max_ms: 0,
-                };
+                let settings = Settings::quiet(nodes);
                 let mut world = World::new(1, settings);
                 if !world.run_until(20_000, World::is_settled) {
                     return Err("the cluster did not form".into());
@@ -240,10 +234,8 @@ impl Runner for Script {
                 let table = args.take_key("table").unwrap_or(RAW_TABLE).to_owned();
                 let key = args.next_pos().ok_or("which key?")?.to_owned();
                 let world = self.world();
-                let table = world.table_id(&table).ok_or("no such table")?;
-                let item = ItemKey::new(table, key.as_bytes(), None);
                 let sets: Vec<SiblingSet> = (0..world.len())
-                    .map(|node| world.stored(node, &item))
+                    .map(|node| world.stored(node, &table, key.as_bytes()))
                     .collect();
                 let mut lines = Vec::new();
                 for (node, set) in sets.iter().enumerate() {

@@ -13,6 +13,7 @@ use super::super::id::NodeId;
 use super::super::message::{Ask, ItemRequest, Message, MessageId, ReadAnswer, Refusal, Response};
 use super::super::put::Put;
 use super::super::replica::Mutation;
+use super::super::sabotage::{Variant, broken};
 use super::super::siblings::SiblingSet;
 use super::{
     AwaitedOf, GRACE_MS, Job, MAX_REQUESTS, Machine, Origin, PASS_OVER_MS, READ_HEDGE_MS, Slot,
@@ -181,7 +182,8 @@ impl Machine {
         let Some(state) = self.slots.get_mut(&slot) else {
             return;
         };
-        if undelivered && !state.answered {
+        let retries = undelivered || broken(Variant::ForwardRetriedBlindly);
+        if retries && !state.answered {
             state.stage = Stage::Open;
             self.begin(slot);
         } else {
@@ -274,6 +276,9 @@ impl Machine {
         let Some(slot) = self.slots.get(&id) else {
             return;
         };
+        if broken(Variant::RepairReachesNobody) {
+            return;
+        }
         let (partition, key) = (slot.item.partition, slot.item.key.clone());
         if node == self.me {
             let mutation = Mutation::Sync {
@@ -313,6 +318,10 @@ impl Machine {
             Ok(other) => unreachable!("a read is answered by a row, not {other:?}"),
             Err(error) if matches!(self.stage(id), Some(Stage::LoadingRow { .. })) => {
                 self.fail_write(id, error);
+            }
+            Err(_) if broken(Variant::FailedReadIsAbsent) => {
+                let (me, nothing) = (self.me, ReadAnswer::State(SiblingSet::new()));
+                self.with_get(id, |get| get.on_answer(me, nothing));
             }
             Err(_) => {
                 let me = self.me;
@@ -412,7 +421,7 @@ impl Machine {
         let writes = !matches!(slot.item.ask, Ask::Get { .. });
         let needed = if writes { slot.item.w } else { slot.item.r };
         for node in silent {
-            self.membership.on_disconnected(node, now_ms);
+            self.membership.on_timeout(node, now_ms);
         }
         self.with_get(id, Get::on_timeout);
         if stored {

@@ -47,6 +47,7 @@ use super::message::{ItemRequest, Message, MessageId, Refusal, Response};
 use super::put::Put;
 use super::replica::{Minting, Row, Written};
 use super::ring::Ring;
+use super::sabotage::{Variant, broken};
 use super::siblings::SiblingSet;
 use super::time::Now;
 use crate::protocol::dot::{Dot, Epoch};
@@ -238,7 +239,7 @@ pub struct Machine {
     me: NodeId,
     dice: Dice,
     now: Now,
-    /// The store's incarnation, part of every mint.
+    /// The store's incarnation and this life's number, part of every mint.
     incarnation: u64,
     membership: Membership,
     /// The newest layout's ring: where items should lie.
@@ -298,6 +299,15 @@ impl Machine {
         // A late answer to the last life's messages must not pass for one of
         // this life's, so the numbers begin at a random place.
         let next_id = dice() >> 1;
+        // A disk that was put back from a copy looks like one that was merely
+        // restarted: what the node minted after the copy was made is known to
+        // its peers only, and they may be out of reach. So each life mints under
+        // epochs of its own.
+        let incarnation = if broken(Variant::LifeGoesOn) {
+            incarnation
+        } else {
+            incarnation ^ dice()
+        };
         let mut machine = Machine {
             me,
             dice,

@@ -6,10 +6,12 @@ use super::super::exchange;
 use super::super::id::NodeId;
 use super::super::message::{Message, MessageId, ReadAnswer, Refusal};
 use super::super::replica::Mutation;
+use super::super::sabotage::{Variant, broken};
 use super::{AwaitedOf, Job, MAX_FORWARDS_REMEMBERED, Machine, Origin};
 use crate::protocol::catalog::DEFAULT_MAX_ACTORS;
 use crate::protocol::effect::Effect;
 use crate::protocol::id::ItemKey;
+use crate::protocol::siblings::SiblingSet;
 
 impl Machine {
     pub(super) fn on_message(&mut self, from: NodeId, message: Message) {
@@ -65,6 +67,10 @@ impl Machine {
                     partition,
                     hint_for,
                 };
+                if broken(Variant::AckBeforeCommit) {
+                    let answer = Ok(());
+                    self.send(from, Message::WriteAnswer { id, answer });
+                }
                 self.store(
                     job,
                     StoreRequest::Update {
@@ -142,7 +148,7 @@ impl Machine {
     /// Whether a forwarded request arrives for the first time. Carried out twice
     /// it would be two writes.
     fn is_first(&mut self, from: NodeId, id: MessageId) -> bool {
-        if !self.forwards.insert((from, id)) {
+        if !self.forwards.insert((from, id)) && !broken(Variant::ForwardTwice) {
             return false;
         }
         self.forwards_in_order.push_back((from, id));
@@ -182,6 +188,9 @@ impl Machine {
                 })
             }
             Ok(other) => unreachable!("a read is answered by a row, not {other:?}"),
+            Err(_) if broken(Variant::FailedReadIsAbsent) => {
+                Ok(ReadAnswer::State(SiblingSet::new()))
+            }
             Err(StoreError::Overloaded) => Err(Refusal::Overloaded),
             Err(error) => Err(Refusal::Storage(error)),
         };

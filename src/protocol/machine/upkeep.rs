@@ -12,6 +12,7 @@ use super::super::layout::Layout;
 use super::super::membership::{Gossip, Persisted, Status};
 use super::super::message::{Message, MessageId};
 use super::super::ring::Ring;
+use super::super::sabotage::{Variant, broken};
 use super::{AwaitedOf, Job, Machine};
 
 /// How long a node waits before it asks another one for a module.
@@ -293,6 +294,9 @@ impl Machine {
                 key: key.clone(),
                 hash: Some(row.set.hash()),
             };
+            if broken(Variant::HintDroppedEarly) {
+                self.drop_hints(vec![delivered.clone()]);
+            }
             self.ask(target, AwaitedOf::Hint(delivered), |id| Message::Write {
                 id,
                 partition,

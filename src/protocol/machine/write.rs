@@ -13,6 +13,7 @@ use super::super::message::{Ask, Message, MessageId, Refusal, Response};
 use super::super::put::{Put, PutAction};
 use super::super::replica::{Draft, Mutation, Outcome, Written};
 use super::super::ring::Ring;
+use super::super::sabotage::{Variant, broken};
 use super::super::siblings::SiblingSet;
 use super::{AwaitedOf, Job, Machine, Slot, SlotId, Stage};
 
@@ -280,6 +281,12 @@ impl Slot {
     fn token(&self, written: &Written) -> Context {
         let mut context = self.client();
         context.join(written.delta.context());
+        if broken(Variant::TokenCoversUnseen) {
+            for counter in 1..written.dot.counter {
+                let actor = written.dot.actor;
+                context.add(crate::protocol::dot::Dot { actor, counter }, 0);
+            }
+        }
         context
     }
 }

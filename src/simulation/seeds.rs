@@ -1,0 +1,102 @@
+//! The seeds that every build plays.
+//!
+//! A seed that ever fails joins [`FAILED`] with what it found, and stays for
+//! good. A seed fixes the cluster, the faults and the clients as long as the
+//! simulator draws in the same order; when it learns something new the failed
+//! ones are only more seeds, and that is why each has a test of its own cause
+//! near the code that was mended.
+
+use super::faults::FaultSet;
+use super::workload::{Plan, Tempo};
+
+/// Seeds that show nothing special.
+pub const HECTIC: std::ops::Range<u64> = 0..24;
+pub const CALM: std::ops::Range<u64> = 0..4;
+/// How long a calm one of these lasts.
+const CALM_LASTS_MS: u64 = 180_000;
+
+/// A seed that failed once.
+#[derive(Clone, Copy, Debug)]
+pub struct Failed {
+    pub seed: u64,
+    pub tempo: Tempo,
+    /// As in `--faults`.
+    pub faults: &'static str,
+    pub lasts_ms: u64,
+    /// What it found.
+    pub found: &'static str,
+}
+
+/// Every seed that ever failed.
+pub const FAILED: &[Failed] = &[];
+
+/// All plans that every build plays, with their seeds.
+pub fn plans() -> Vec<(u64, Plan)> {
+    let mut plans: Vec<(u64, Plan)> = HECTIC
+        .map(|seed| (seed, Plan::of_seed(seed, Tempo::Hectic)))
+        .collect();
+    plans.extend(CALM.map(|seed| {
+        let lasts_ms = CALM_LASTS_MS;
+        let plan = Plan::of_seed(seed, Tempo::Calm);
+        (seed, Plan { lasts_ms, ..plan })
+    }));
+    plans.extend(FAILED.iter().map(|failed| {
+        let faults: FaultSet = failed.faults.parse().expect("names of faults");
+        let lasts_ms = failed.lasts_ms;
+        let plan = Plan::of_seed(failed.seed, failed.tempo);
+        (
+            failed.seed,
+            Plan {
+                faults,
+                lasts_ms,
+                ..plan
+            },
+        )
+    }));
+    plans
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::explore::play;
+    use super::*;
+
+    #[test]
+    fn the_invariants_hold_under_faults() {
+        let (mut total_ms, mut acknowledged) = (0, 0);
+        for (seed, plan) in plans() {
+            let played = play(seed, plan);
+            if let Some(violation) = played.violation {
+                panic!(
+                    "seed {seed}, {:?}, {}: {violation}",
+                    plan.tempo, plan.faults
+                );
+            }
+            assert!(
+                played.acknowledged > 30,
+                "seed {seed} ({:?}) shows nothing: {} of {} acknowledged",
+                plan.tempo,
+                played.acknowledged,
+                played.operations
+            );
+            total_ms += played.simulated_ms;
+            acknowledged += played.acknowledged;
+        }
+        println!(
+            "{:.2} simulated hours over {} seeds, {acknowledged} writes acknowledged",
+            total_ms as f64 / 3_600_000.0,
+            plans().len()
+        );
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_run() {
+        let hash = |seed| {
+            let mut plan = Plan::of_seed(seed, Tempo::Hectic);
+            plan.lasts_ms = 1_500;
+            play(seed, plan).trace_hash
+        };
+        assert_eq!(hash(7), hash(7));
+        assert_ne!(hash(7), hash(8));
+    }
+}
