@@ -44,6 +44,20 @@ impl RequestBody {
         }
     }
 
+    /// How many bytes to make room for before [`RequestBody::read`] with this
+    /// limit: what the client says, or the limit when it does not say. Nothing
+    /// for a body that is going to be refused.
+    pub fn expected_bytes(&self, limit_bytes: u64) -> u64 {
+        let Some(incoming) = &self.incoming else {
+            return 0;
+        };
+        match incoming.size_hint().exact() {
+            Some(bytes) if bytes > limit_bytes => 0,
+            Some(bytes) => bytes,
+            None => limit_bytes,
+        }
+    }
+
     /// Reads the whole body; 413 when it has more than `limit_bytes`.
     pub async fn read(&mut self, limit_bytes: u64) -> Result<Bytes, Problem> {
         let too_large = || {

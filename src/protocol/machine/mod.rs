@@ -18,6 +18,7 @@ mod serve;
 mod upkeep;
 mod write;
 
+pub use client::MAX_REQUEST_BYTES;
 pub use counters::Counters;
 pub use upkeep::MEMBERSHIP_RECORD;
 
@@ -158,6 +159,8 @@ struct Slot {
     unfit: Option<StoreError>,
     /// Whether a store or guest effect is under way.
     working: bool,
+    /// What it counts for in `Machine::request_bytes`.
+    bytes: usize,
 }
 
 /// An answer that is awaited.
@@ -216,6 +219,8 @@ pub struct Machine {
     tables: Arc<Tables>,
     tables_by_id: BTreeMap<TableId, Arc<Table>>,
     slots: BTreeMap<SlotId, Box<Slot>>,
+    /// Bytes of values and operations in the slots.
+    request_bytes: usize,
     timers: BTreeSet<(u64, SlotId)>,
     awaited: BTreeMap<MessageId, Awaited>,
     jobs: BTreeMap<JobId, Job>,
@@ -271,6 +276,7 @@ impl Machine {
             tables: Arc::default(),
             tables_by_id: BTreeMap::new(),
             slots: BTreeMap::new(),
+            request_bytes: 0,
             timers: BTreeSet::new(),
             awaited: BTreeMap::new(),
             jobs: BTreeMap::new(),
