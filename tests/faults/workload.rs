@@ -2,7 +2,7 @@
 //!
 //! Promises: each client thread talks to one node and goes to the next when that
 //! one does not answer, as a service with a list of nodes would; it keeps the
-//! context of what it read or wrote last; no request is repeated, so what has no
+//! context of what it read or wrote last; no request is sent twice, so what has no
 //! answer stays unknown. What is done, in turn: an addition to an `or-cart`, a
 //! blind write to a `cart-union`, an addition to a `pn-counter`, a write to a
 //! register without reconciler with the context kept, and reads of these.
@@ -178,9 +178,17 @@ impl Client<'_> {
         self.clock.now().monotonic_ms
     }
 
-    /// Asks, and goes to the next node if this one gave no good answer.
+    /// Asks one node, or the next where nothing could be sent. After an answer
+    /// that is no good, the next request goes to the next node.
     fn ask(&mut self, kind: &'static str, request: Request) -> (Outcome, Option<Reply>) {
-        let answer = self.nodes[self.at].try_send(request);
+        let mut answer = self.nodes[self.at].try_send(request.clone());
+        for _ in 1..self.nodes.len() {
+            if !matches!(answer, Err(ClientError::Unreachable { .. })) {
+                break;
+            }
+            self.at = (self.at + 1) % self.nodes.len();
+            answer = self.nodes[self.at].try_send(request.clone());
+        }
         let (outcome, reply) = match answer {
             Ok(reply) => match reply.status.as_u16() {
                 200 | 204 => (Outcome::Acknowledged, Some(reply)),
