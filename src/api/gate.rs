@@ -1,7 +1,8 @@
 //! Who is let in: how many item requests a node has in hand, and how many bytes.
 //!
-//! Promises: at most [`MAX_ITEM_REQUESTS`] item requests are carried out at once;
-//! bodies that are being read or worked on, and answers that have not left yet,
+//! Promises: at most [`ITEM_REQUESTS_PER_CORE`] item requests for each core are
+//! carried out at once ([`MIN_ITEM_REQUESTS`] on the smallest machine,
+//! [`MAX_ITEM_REQUESTS`] on the largest); bodies that are being read or worked on, and answers that have not left yet,
 //! hold at most [`MAX_ITEM_BYTES`] together, and the answers of the requests that
 //! were let in before that was reached; whoever is not let in is told so before
 //! their body is read and before anything is done for them. An empty house lets
@@ -23,9 +24,16 @@ use bytes::Bytes;
 
 use super::problem::{Code, Problem};
 
-/// How many item requests are carried out at once; the next is told at once that
-/// the node is overloaded.
-pub const MAX_ITEM_REQUESTS: u64 = 256;
+/// How many item requests are carried out at once, for each core; the next is told
+/// at once that the node is overloaded. A core does a few thousand a second, so
+/// these are some hundredths of a second of work: enough to fill a commit with
+/// what came while the last one was synced.
+pub const ITEM_REQUESTS_PER_CORE: u64 = 64;
+/// The fewest item requests that are carried out at once: a slow disk holds them
+/// up whatever the cores could do.
+pub const MIN_ITEM_REQUESTS: u64 = 128;
+/// The most item requests that are carried out at once.
+pub const MAX_ITEM_REQUESTS: u64 = 1024;
 /// How many bytes of bodies and answers are held at once: four values of the
 /// largest size that a table may take, 64 of the usual limit.
 pub const MAX_ITEM_BYTES: u64 = 64 << 20;
@@ -34,8 +42,8 @@ pub const MAX_ITEM_BYTES: u64 = 64 << 20;
 const SMALL_ANSWER_BYTES: usize = 4 << 10;
 
 /// The gate of one node.
-#[derive(Default)]
 pub struct Gate {
+    max_requests: u64,
     requests: AtomicU64,
     bytes: Arc<AtomicU64>,
     refused: AtomicU64,
@@ -75,6 +83,23 @@ impl Drop for Held {
 }
 
 impl Gate {
+    /// The gate of a node with this many cores.
+    pub fn new(cores: usize) -> Self {
+        Gate {
+            max_requests: (ITEM_REQUESTS_PER_CORE * cores as u64)
+                .clamp(MIN_ITEM_REQUESTS, MAX_ITEM_REQUESTS),
+            requests: AtomicU64::new(0),
+            bytes: Arc::default(),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the next one would not be let in, as far as can be seen now.
+    pub fn is_full(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) >= self.max_requests
+            || self.bytes.load(Ordering::Relaxed) >= MAX_ITEM_BYTES
+    }
+
     /// Lets a request in, or says that there is no room.
     pub fn enter(&self) -> Result<Pass<'_>, Problem> {
         let before = self.requests.fetch_add(1, Ordering::Relaxed);
@@ -82,7 +107,7 @@ impl Gate {
             gate: self,
             bytes: 0,
         };
-        if before >= MAX_ITEM_REQUESTS {
+        if before >= self.max_requests {
             return Err(self.refuse(
                 "this node carries out as many requests as it can; try again after a moment, or \
                  at another node",
@@ -147,10 +172,13 @@ mod tests {
 
     #[test]
     fn requests_are_counted_in_and_out() {
-        let gate = Gate::default();
-        let mut inside: Vec<_> = (0..MAX_ITEM_REQUESTS)
-            .map(|_| gate.enter().ok().expect("room"))
-            .collect();
+        let gate = Gate::new(3);
+        let mut inside = Vec::new();
+        for _ in 0..3 * ITEM_REQUESTS_PER_CORE {
+            assert!(!gate.is_full());
+            inside.push(gate.enter().ok().expect("room"));
+        }
+        assert!(gate.is_full());
         assert!(gate.enter().is_err());
         assert!(gate.enter().is_err(), "who was refused takes no room");
         inside.pop();
@@ -161,8 +189,15 @@ mod tests {
     }
 
     #[test]
+    fn machines_of_all_sizes_have_room() {
+        assert_eq!(Gate::new(1).max_requests, MIN_ITEM_REQUESTS);
+        assert_eq!(Gate::new(4).max_requests, 4 * ITEM_REQUESTS_PER_CORE);
+        assert_eq!(Gate::new(1000).max_requests, MAX_ITEM_REQUESTS);
+    }
+
+    #[test]
     fn bytes_are_counted_in_and_out() {
-        let gate = Gate::default();
+        let gate = Gate::new(3);
         let mut first = gate.enter().ok().expect("room");
         first.admit_body(MAX_ITEM_BYTES - 10).expect("room");
         let mut second = gate.enter().ok().expect("room");
@@ -180,7 +215,7 @@ mod tests {
 
     #[test]
     fn answers_count_until_they_are_gone() {
-        let gate = Gate::default();
+        let gate = Gate::new(3);
         let small = gate.hold(Bytes::from(vec![1; SMALL_ANSWER_BYTES]));
         assert_eq!(gate.bytes.load(Ordering::Relaxed), 0);
         let large = gate.hold(Bytes::from(vec![2; MAX_ITEM_BYTES as usize]));

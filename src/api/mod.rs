@@ -112,6 +112,9 @@ pub struct Api<S> {
     started_us: u64,
     requests: AtomicU64,
     gate: Gate,
+    /// What is said when there is no room, made once: saying it has to cost next
+    /// to nothing, because it is said most when there is least time.
+    no_room: Response<Body>,
     /// When the log was last told of refusals, by the monotonic clock.
     refused_told_ms: AtomicU64,
 }
@@ -166,13 +169,23 @@ impl<S: Service> Api<S> {
             peer,
             started_us,
             requests: AtomicU64::new(0),
-            gate: Gate::default(),
+            gate: Gate::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            no_room: Problem::new(
+                Code::Overloaded,
+                "this node has as much in hand as it can carry out; nothing was done; try again \
+                 after a moment, or at another node",
+            )
+            .into_response(),
             refused_told_ms: AtomicU64::new(0),
         }
     }
 
     /// Answers one request. Never fails: errors are responses.
     pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        if self.gate.is_full() && route::is_item(request.uri().path()) {
+            let kind = Resource::Items.kind(request.method());
+            return self.refuse(request, kind);
+        }
         let id = self.request_id(&request);
         let method = request.method().clone();
         let path = path::shorten(request.uri().path()).to_owned();
@@ -228,7 +241,6 @@ impl<S: Service> Api<S> {
     /// those who ask whether the node lives are served, all others are told to
     /// come again, and the connection ends.
     pub async fn turn_away(&self, request: Request<Incoming>) -> Response<Body> {
-        let id = self.request_id(&request);
         let resource = route::find(request.uri().path()).map(|(resource, _)| resource);
         let mut response = match resource {
             Some(Resource::Peer) => return self.handle(request).await,
@@ -236,24 +248,28 @@ impl<S: Service> Api<S> {
                 self.handle(request).await
             }
             _ => {
-                let (parts, body) = request.into_parts();
-                RequestBody::new(&parts.headers, body).discard();
-                self.gate.count_refused();
-                self.tell_refused();
-                Problem::new(
-                    Code::Overloaded,
-                    "this node has as many connections as it can serve; nothing was done; try \
-                     again after a moment, or at another node",
-                )
-                .into_response()
+                let kind = resource.map_or("unknown", |resource| resource.kind(request.method()));
+                self.refuse(request, kind)
             }
         };
         response
             .headers_mut()
-            .insert(headers::REQUEST_ID, id_header(&id));
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+
+    /// Says that there is no room, without looking any closer.
+    fn refuse(&self, request: Request<Incoming>, kind: &'static str) -> Response<Body> {
+        let id = self.request_id(&request);
+        let (parts, body) = request.into_parts();
+        RequestBody::new(&parts.headers, body).discard();
+        self.gate.count_refused();
+        self.metrics.request_refused(kind, OVERLOADED);
+        self.tell_refused();
+        let mut response = self.no_room.clone();
         response
             .headers_mut()
-            .insert(CONNECTION, HeaderValue::from_static("close"));
+            .insert(headers::REQUEST_ID, id_header(&id));
         response
     }
 

@@ -19,6 +19,7 @@
 mod common;
 
 mod clocks;
+mod crowds;
 mod disks;
 mod heal;
 mod isolation;
