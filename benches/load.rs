@@ -9,10 +9,11 @@
 //! took elsewhere on a machine of this size. Not measured: a network, disks apart,
 //! and clients on another machine; on few cores the clients take their share.
 
+mod common;
+
 use std::collections::BTreeMap;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,24 +22,13 @@ use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use common::{Connection, NAMES, Servers};
+use hyper::Method;
 use kinfold::client::{CONTEXT, Client};
 use kinfold::clock::Dice;
-use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-const NAMES: [&str; 3] = ["a", "b", "c"];
-/// How long three nodes may take to start and to find each other.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Linux counts processor time for `/proc` in hundredths of a second on every
-/// machine that kinfold runs on (USER_HZ).
-const TICKS_PER_SECOND: f64 = 100.0;
 /// Keys of the phases that read, change and operate.
 const KEYS: u64 = 10_000;
 
@@ -99,159 +89,6 @@ struct Args {
     /// What `cargo bench` passes along
     #[arg(long, hide = true)]
     bench: bool,
-}
-
-/// Three processes, stopped when this goes.
-struct Servers {
-    children: Vec<Child>,
-    addresses: Vec<String>,
-}
-
-impl Drop for Servers {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            // One that has ended already needs no end.
-            let _ = child.kill().and_then(|()| child.wait().map(drop));
-        }
-    }
-}
-
-impl Servers {
-    /// Starts three nodes on ports that were free a moment ago.
-    async fn start(data: &Path, args: &Args) -> anyhow::Result<Servers> {
-        let free: Vec<TcpListener> = NAMES
-            .iter()
-            .map(|_| TcpListener::bind("127.0.0.1:0"))
-            .collect::<Result<_, _>>()?;
-        let addresses: Vec<String> = free
-            .iter()
-            .map(|one| Ok(one.local_addr()?.to_string()))
-            .collect::<anyhow::Result<_>>()?;
-        drop(free);
-        let config = data.join("kinfold.toml");
-        std::fs::write(
-            &config,
-            "[tables.raw]\n[tables.counters]\nreconciler = \"pn-counter\"\n",
-        )?;
-        let mut servers = Servers {
-            children: Vec::new(),
-            addresses,
-        };
-        for (name, address) in NAMES.iter().zip(&servers.addresses) {
-            let child = Command::new(&args.server)
-                .args([
-                    "serve", "--log", "warn", "--name", name, "--listen", address,
-                ])
-                .args([
-                    "--seeds",
-                    &servers.addresses.join(","),
-                    "--durability",
-                    &args.durability,
-                ])
-                .arg("--config")
-                .arg(&config)
-                .arg("--data-dir")
-                .arg(data.join(name))
-                .stdout(Stdio::null())
-                .stderr(std::fs::File::create(data.join(format!("{name}.log")))?)
-                .spawn()
-                .context("the server does not start")?;
-            servers.children.push(child);
-        }
-        let waiting = tokio::time::timeout(PATIENCE, servers.ready());
-        waiting.await.context("the nodes do not find each other")?;
-        Ok(servers)
-    }
-
-    async fn ready(&self) {
-        for address in &self.addresses {
-            while !is_ready(address).await.unwrap_or(false) {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-
-    /// User and system time of the three processes so far, in seconds.
-    fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        let mut ticks = 0.0;
-        for child in &self.children {
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
-            // The second field is a name in parentheses, which may hold anything.
-            let (_, fields) = stat.rsplit_once(") ").context("an odd line in /proc")?;
-            let fields: Vec<&str> = fields.split(' ').collect();
-            ticks += fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
-        }
-        Ok(ticks / TICKS_PER_SECOND)
-    }
-}
-
-async fn is_ready(address: &str) -> anyhow::Result<bool> {
-    let client = Client::new(address)?;
-    if client.get("/readyz").await?.status != StatusCode::OK {
-        return Ok(false);
-    }
-    for table in ["raw", "counters"] {
-        if client.get(&format!("/v1/tables/{table}")).await?.status != StatusCode::OK {
-            return Ok(false);
-        }
-    }
-    let view: Value = client.get("/v1/cluster").await?.json()?;
-    let up = |member: &&Value| member["up"] == true && member["status"] == "up";
-    let members = view["members"].as_array().context("members")?;
-    Ok(members.iter().filter(up).count() == NAMES.len() && view["under_replicated"] == 0)
-}
-
-/// One connection that is kept.
-struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    host: String,
-}
-
-impl Connection {
-    async fn open(address: &str) -> anyhow::Result<Connection> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(Connection {
-            sender,
-            host: address.to_owned(),
-        })
-    }
-
-    /// One exchange; the answer's body is read to its end.
-    async fn ask(
-        &mut self,
-        method: Method,
-        path: &str,
-        context: Option<&str>,
-        body: Bytes,
-    ) -> anyhow::Result<Response<Bytes>> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, &self.host);
-        if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/json");
-        }
-        if let Some(context) = context {
-            request = request.header(CONTEXT, context);
-        }
-        self.sender.ready().await?;
-        let answer = self
-            .sender
-            .send_request(request.body(Full::new(body))?)
-            .await?;
-        let (parts, body) = answer.into_parts();
-        let body = body.collect().await?.to_bytes();
-        ensure!(
-            parts.status.is_success() || parts.status == StatusCode::MULTIPLE_CHOICES,
-            "{path}: {} {}",
-            parts.status,
-            String::from_utf8_lossy(&body),
-        );
-        Ok(Response::from_parts(parts, body))
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -422,7 +259,7 @@ async fn main() -> anyhow::Result<()> {
         .map(|phase| Phase::parse(phase))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let data = tempfile::Builder::new().prefix("kinfold-load-").tempdir()?;
-    let servers = Servers::start(data.path(), &args).await?;
+    let servers = Servers::start(data.path(), &args.server, &args.durability, &[]).await?;
     println!(
         "three nodes, pids {:?}; {} connections, {} bytes, durability {}, {} s a phase",
         servers.children.iter().map(Child::id).collect::<Vec<_>>(),

@@ -141,6 +141,14 @@ impl Metrics {
             .observe(seconds);
     }
 
+    /// A request was refused with 503 before anything was done for it.
+    pub fn request_refused(&self, kind: &'static str, code: &'static str) {
+        let status = 503;
+        self.requests
+            .get_or_create(&RequestLabels { kind, status, code })
+            .inc();
+    }
+
     /// A client's read met this many siblings.
     pub fn read_siblings(&self, count: u64) {
         self.read_siblings.observe(count as f64);

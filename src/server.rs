@@ -4,7 +4,10 @@
 //! sandbox under the guests', HTTP under the transport's. Promises: nothing is
 //! served before the node knows its tables; after `shutdown` new requests are
 //! refused, those in hand are finished for up to [`DRAIN`], and the store closes
-//! cleanly.
+//! cleanly; a disk that did not take a sync ends the process with
+//! [`EXIT_FAILED_SYNC`] before anyone is answered. `connections.rs` accepts.
+
+mod connections;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,11 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use hyper::StatusCode;
-use hyper::header::{CONNECTION, HeaderValue};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::api::{self, Api};
 use crate::clock::{Clock, Dice, SystemClock};
@@ -26,7 +25,7 @@ use crate::config::{Config, Durability};
 use crate::metrics::Metrics;
 use crate::node::{ModuleError, ModuleFigures, Modules, Node, Ports};
 use crate::protocol::catalog::{Digest, ModuleInfo};
-use crate::protocol::effect::Input;
+use crate::protocol::effect::{Input, StoreError};
 use crate::protocol::id::NodeId;
 use crate::protocol::machine::{MEMBERSHIP_RECORD, Machine, Upkeep};
 use crate::protocol::membership::{Identity, Pace};
@@ -38,19 +37,13 @@ use crate::transport::Deliver;
 use crate::transport::codec::WIRE_VERSIONS;
 use crate::transport::http::{self, HttpTransport};
 
-/// How many connections are open at once, clients and peers together; more wait
-/// in the listener's backlog. Each costs some kilobytes and a file descriptor.
-pub const MAX_CONNECTIONS: usize = 16_384;
+pub use self::connections::{MAX_CONNECTIONS, MAX_STALL};
+
 /// How long requests in hand may take once the server was told to stop.
 pub const DRAIN: Duration = Duration::from_secs(10);
-/// How long connections without a request stay open once the server was told to
-/// stop. A request that is on its way to one is answered, with a refusal and a
-/// word to close, where a closed connection would leave its client not knowing
-/// whether its write was stored.
-const LINGER: Duration = Duration::from_millis(250);
-/// How long to let be when the system has no file descriptor to give: trying
-/// again at once would only burn the processor.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The exit code of a process whose disk did not take a sync: `EX_IOERR` of
+/// sysexits.h.
+pub const EXIT_FAILED_SYNC: i32 = 74;
 
 /// The registry and the sandbox as the node's port.
 struct ModuleShelf {
@@ -101,6 +94,17 @@ impl Modules for ModuleShelf {
     }
 }
 
+/// Ends the process, since what the system holds of the store may be lost: a node
+/// that starts again reads what the disk has, and its peers bring the rest. The
+/// last line says so; nobody was told that the write is stored.
+fn end_after_failed_commit(node: &str, error: &StoreError) {
+    eprintln!(
+        "kinfold: node {node} ends, because its disk did not keep what was written ({error}); \
+         look at the disk, then start the node again"
+    );
+    std::process::exit(EXIT_FAILED_SYNC);
+}
+
 /// The parts that outlive the connections.
 struct Parts {
     node: Arc<Node>,
@@ -125,8 +129,10 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
         Durability::Commit => crate::store::sqlite::Durability::Commit,
         Durability::Os => crate::store::sqlite::Durability::Os,
     };
+    let name = config.node.name.clone();
     let options = Options {
         durability,
+        on_failed_commit: Some(Arc::new(move |error| end_after_failed_commit(&name, error))),
         ..Options::new(data_dir.clone(), dice.next_u64())
     };
     let store = tokio::task::spawn_blocking(move || SqliteStore::open(options)).await??;
@@ -273,7 +279,7 @@ pub async fn run(
     let api = Arc::new(Api::new(node.clone(), metrics, clock, peer));
     let listener = tokio::net::TcpListener::from_std(listener).context("the listener")?;
     let (stop, stopped) = watch::channel(false);
-    let served = serve(listener, api, stopped, shutdown).await;
+    connections::serve(listener, api, stopped, shutdown).await;
 
     tracing::info!(node = %config.node.name, "draining");
     node.drain();
@@ -291,7 +297,7 @@ pub async fn run(
     }
     // Peers learn from refusals that this node stops; what they forwarded before
     // they knew is refused too, and not lost with the connection.
-    tokio::time::sleep(LINGER).await;
+    tokio::time::sleep(connections::LINGER).await;
     transport.close().await;
     tokio::task::spawn_blocking(move || {
         workers.close();
@@ -299,84 +305,5 @@ pub async fn run(
     })
     .await?;
     tracing::info!(node = %config.node.name, "stopped");
-    served
-}
-
-/// Ends when the server stops.
-async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
-    // A sender that is gone means the same.
-    let _gone = stopped.wait_for(|stop| *stop).await.map(drop);
-}
-
-/// Accepts connections until `shutdown` ends.
-async fn serve(
-    listener: tokio::net::TcpListener,
-    api: Arc<Api<Node>>,
-    stopped: watch::Receiver<bool>,
-    shutdown: impl Future<Output = ()>,
-) -> anyhow::Result<()> {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        let permit = room
-            .clone()
-            .acquire_owned()
-            .await
-            .context("the semaphore stays open")?;
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = &mut shutdown => return Ok(()),
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection was gone at once");
-            continue;
-        }
-        let api = api.clone();
-        let mut stopped = stopped.clone();
-        tokio::spawn(async move {
-            let stopping = stopped.clone();
-            let service = service_fn(move |request| {
-                let api = api.clone();
-                let stopping = stopping.clone();
-                async move {
-                    let mut response = api.handle(request).await;
-                    let stays = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                    if *stopping.borrow() && !stays {
-                        response
-                            .headers_mut()
-                            .insert(CONNECTION, HeaderValue::from_static("close"));
-                    }
-                    Ok::<_, std::convert::Infallible>(response)
-                }
-            });
-            let connection = api::connection()
-                .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades();
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = told_to_stop(&mut stopped) => {
-                    match tokio::time::timeout(LINGER, connection.as_mut()).await {
-                        Ok(ended) => ended,
-                        Err(_) => {
-                            connection.as_mut().graceful_shutdown();
-                            connection.await
-                        }
-                    }
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended early");
-            }
-            drop((permit, stopped));
-        });
-    }
+    Ok(())
 }

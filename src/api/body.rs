@@ -7,6 +7,8 @@
 //! server that closes on unread bytes makes many clients lose the answer to a
 //! reset.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -41,6 +43,20 @@ impl RequestBody {
         RequestBody {
             incoming: (!incoming.is_end_stream()).then_some(incoming),
             waits,
+        }
+    }
+
+    /// How many bytes to make room for before [`RequestBody::read`] with this
+    /// limit: what the client says, or the limit when it does not say. Nothing
+    /// for a body that is going to be refused.
+    pub fn expected_bytes(&self, limit_bytes: u64) -> u64 {
+        let Some(incoming) = &self.incoming else {
+            return 0;
+        };
+        match incoming.size_hint().exact() {
+            Some(bytes) if bytes > limit_bytes => 0,
+            Some(bytes) => bytes,
+            None => limit_bytes,
         }
     }
 
@@ -113,6 +129,9 @@ impl RequestBody {
             // Polling would invite the client to send what nobody wants.
             return;
         }
+        if take_what_is_there(&mut incoming) {
+            return;
+        }
         // One such task lives as long as its connection at most, and connections
         // are bounded where they are accepted.
         tokio::spawn(tokio::time::timeout(DISCARD_TIMEOUT, async move {
@@ -126,5 +145,18 @@ impl RequestBody {
                 }
             }
         }));
+    }
+}
+
+/// Throws away what has arrived of a body. True when that was all of it, as it is
+/// of most: they come with their heads.
+fn take_what_is_there(incoming: &mut Incoming) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        match Pin::new(&mut *incoming).poll_frame(&mut context) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(Some(Err(_)) | None) => return true,
+            Poll::Pending => return incoming.is_end_stream(),
+        }
     }
 }

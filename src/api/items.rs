@@ -17,6 +17,7 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 
+use super::gate::Pass;
 use super::problem::{Code, Problem};
 use super::query::{Query, Quorum};
 use super::service::Service;
@@ -49,6 +50,7 @@ pub async fn handle<S: Service>(
     table: &str,
     keys: &[&str],
     call: &mut Call,
+    pass: &mut Pass<'_>,
 ) -> Answer {
     let table = path::name(table)?
         .and_then(|name| service.tables().get(name.as_str()).cloned())
@@ -60,11 +62,11 @@ pub async fn handle<S: Service>(
         })?;
     let target = target(table, keys, &call.parts.method)?;
     if target.operations {
-        return operate(service, &target, call).await;
+        return operate(service, &target, call, pass).await;
     }
     match call.parts.method {
         Method::GET | Method::HEAD => get(service, metrics, &target, &call.parts).await,
-        Method::PUT => put(service, &target, call).await,
+        Method::PUT => put(service, &target, call, pass).await,
         Method::DELETE => delete(service, &target, &call.parts).await,
         _ => Err(Problem::method_not_allowed(
             allowed(&target.table),
@@ -171,7 +173,12 @@ async fn get<S: Service>(service: &S, metrics: &Metrics, target: &Target, parts:
     represent(target, &parts.headers, told, Done::Read)
 }
 
-async fn put<S: Service>(service: &S, target: &Target, call: &mut Call) -> Answer {
+async fn put<S: Service>(
+    service: &S,
+    target: &Target,
+    call: &mut Call,
+    pass: &mut Pass<'_>,
+) -> Answer {
     let parts = &call.parts;
     let query = Query::parse(parts.uri.query(), &Quorum::PARAMETERS)?;
     let quorum = Quorum::of(&query, &target.table.definition)?;
@@ -190,6 +197,7 @@ async fn put<S: Service>(service: &S, target: &Target, call: &mut Call) -> Answe
     refuse_partial_content(&parts.headers)?;
     let client = token::of_request(&parts.headers, &target.key)?.unwrap_or_default();
     let representation = prefers_representation(&parts.headers);
+    pass.admit_body(call.body.expected_bytes(target.limit_bytes()))?;
     let value = call.body.read(target.limit_bytes()).await?;
     let ask = Ask::Put {
         client,
@@ -230,7 +238,12 @@ async fn delete<S: Service>(service: &S, target: &Target, parts: &Parts) -> Answ
     represent(target, &parts.headers, told, Done::Written)
 }
 
-async fn operate<S: Service>(service: &S, target: &Target, call: &mut Call) -> Answer {
+async fn operate<S: Service>(
+    service: &S,
+    target: &Target,
+    call: &mut Call,
+    pass: &mut Pass<'_>,
+) -> Answer {
     let parts = &call.parts;
     let query = Query::parse(parts.uri.query(), &Quorum::PARAMETERS)?;
     let quorum = Quorum::of(&query, &target.table.definition)?;
@@ -249,6 +262,7 @@ async fn operate<S: Service>(service: &S, target: &Target, call: &mut Call) -> A
         ));
     }
     refuse_partial_content(&parts.headers)?;
+    pass.admit_body(call.body.expected_bytes(target.limit_bytes()))?;
     let operation = call.body.read(target.limit_bytes()).await?;
     let told = target
         .ask(service, quorum, Ask::Operate { operation })

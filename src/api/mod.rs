@@ -27,6 +27,7 @@
 pub mod accept;
 pub mod body;
 pub mod cluster;
+pub mod gate;
 pub mod headers;
 pub mod health;
 pub mod items;
@@ -49,9 +50,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::{Request, Response, StatusCode};
@@ -59,6 +60,7 @@ use hyper_util::rt::TokioTimer;
 use tracing::Instrument;
 
 use self::body::RequestBody;
+use self::gate::Gate;
 use self::problem::{Code, Problem, ProblemCode};
 use self::route::Resource;
 use self::service::Service;
@@ -73,9 +75,6 @@ pub type PeerHandler = Box<
     dyn Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync,
 >;
 
-/// How many item requests are carried out at once. Each may hold a value of the
-/// table's limit; the next is told at once that the node is overloaded.
-pub const MAX_ITEM_REQUESTS_IN_FLIGHT: u64 = 1024;
 /// The largest head of a request, in bytes: the longest path (three bytes for
 /// each of two keys) and the longest token fit, with room for other headers.
 pub const MAX_REQUEST_HEAD_BYTES: usize = 128 << 10;
@@ -85,6 +84,12 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// The longest request id that is taken over from a client, in bytes: it is
 /// written to every line of the log.
 const MAX_REQUEST_ID_BYTES: usize = 128;
+/// How often the log tells of requests that were refused for want of room: a line
+/// for each would cost more than the refusal.
+const TELL_REFUSED_MS: u64 = 1_000;
+
+/// The code of a refusal for want of room.
+const OVERLOADED: &str = "overloaded";
 
 /// A request taken apart.
 pub struct Call {
@@ -106,17 +111,12 @@ pub struct Api<S> {
     /// Tells the request ids of this run from those of the last.
     started_us: u64,
     requests: AtomicU64,
-    item_requests_in_flight: AtomicU64,
-}
-
-/// Counts a request as in flight until it is dropped, the client having gone
-/// away included.
-struct InFlight<'a>(&'a AtomicU64);
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    gate: Gate,
+    /// What is said when there is no room, made once: saying it has to cost next
+    /// to nothing, because it is said most when there is least time.
+    no_room: Response<Body>,
+    /// When the log was last told of refusals, by the monotonic clock.
+    refused_told_ms: AtomicU64,
 }
 
 /// Notes the end of a request, however it ends.
@@ -169,12 +169,23 @@ impl<S: Service> Api<S> {
             peer,
             started_us,
             requests: AtomicU64::new(0),
-            item_requests_in_flight: AtomicU64::new(0),
+            gate: Gate::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            no_room: Problem::new(
+                Code::Overloaded,
+                "this node has as much in hand as it can carry out; nothing was done; try again \
+                 after a moment, or at another node",
+            )
+            .into_response(),
+            refused_told_ms: AtomicU64::new(0),
         }
     }
 
     /// Answers one request. Never fails: errors are responses.
     pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        if self.gate.is_full() && route::is_item(request.uri().path()) {
+            let kind = Resource::Items.kind(request.method());
+            return self.refuse(request, kind);
+        }
         let id = self.request_id(&request);
         let method = request.method().clone();
         let path = path::shorten(request.uri().path()).to_owned();
@@ -208,17 +219,75 @@ impl<S: Service> Api<S> {
             .map_or("", |code| code.0);
         finish.outcome = Some((status.as_u16(), code));
         span.in_scope(|| {
-            // A probe that finds a starting node not ready is no event.
-            if status.is_server_error() && !is_probe {
+            // A probe that finds a starting node not ready is no event, and a
+            // refusal for want of room is told with all others of its second.
+            let is_event = status.is_server_error() && !is_probe;
+            if is_event && code != OVERLOADED {
                 tracing::warn!(status = status.as_u16(), code, "answered");
             } else {
                 tracing::debug!(status = status.as_u16(), code, "answered");
             }
         });
+        if code == OVERLOADED {
+            self.tell_refused();
+        }
         response
             .headers_mut()
             .insert(headers::REQUEST_ID, id_header(&id));
         response
+    }
+
+    /// Answers a request on a connection for which there is no room: peers and
+    /// those who ask whether the node lives are served, all others are told to
+    /// come again, and the connection ends.
+    pub async fn turn_away(&self, request: Request<Incoming>) -> Response<Body> {
+        let resource = route::find(request.uri().path()).map(|(resource, _)| resource);
+        let mut response = match resource {
+            Some(Resource::Peer) => return self.handle(request).await,
+            Some(Resource::Health | Resource::Ready | Resource::Metrics) => {
+                self.handle(request).await
+            }
+            _ => {
+                let kind = resource.map_or("unknown", |resource| resource.kind(request.method()));
+                self.refuse(request, kind)
+            }
+        };
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+
+    /// Says that there is no room, without looking any closer.
+    fn refuse(&self, request: Request<Incoming>, kind: &'static str) -> Response<Body> {
+        let id = self.request_id(&request);
+        let (parts, body) = request.into_parts();
+        RequestBody::new(&parts.headers, body).discard();
+        self.gate.count_refused();
+        self.metrics.request_refused(kind, OVERLOADED);
+        self.tell_refused();
+        let mut response = self.no_room.clone();
+        response
+            .headers_mut()
+            .insert(headers::REQUEST_ID, id_header(&id));
+        response
+    }
+
+    /// Tells the log how many requests found no room, once a second at most.
+    fn tell_refused(&self) {
+        let now_ms = self.clock.now().monotonic_ms;
+        let told_ms = self.refused_told_ms.load(Ordering::Relaxed);
+        let due = told_ms == 0 || now_ms.saturating_sub(told_ms) >= TELL_REFUSED_MS;
+        // Whoever comes second finds another time there, and stays silent.
+        if due
+            && self
+                .refused_told_ms
+                .compare_exchange(told_ms, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            let refused = self.gate.take_refused();
+            tracing::warn!(refused, "overloaded: requests were refused");
+        }
     }
 
     async fn answer(
@@ -249,15 +318,11 @@ impl<S: Service> Api<S> {
         let captured: Vec<&str> = captured.iter().map(String::as_str).collect();
         match (resource, captured.as_slice()) {
             (Resource::Items, [table, keys @ ..]) => {
-                let before = self.item_requests_in_flight.fetch_add(1, Ordering::Relaxed);
-                let _in_flight = InFlight(&self.item_requests_in_flight);
-                if before >= MAX_ITEM_REQUESTS_IN_FLIGHT {
-                    return Err(Problem::new(
-                        Code::Overloaded,
-                        "this node carries out as many requests as it can; try again after a moment",
-                    ));
-                }
-                items::handle(&*self.service, &self.metrics, table, keys, call).await
+                let mut pass = self.gate.enter()?;
+                let answer =
+                    items::handle(&*self.service, &self.metrics, table, keys, call, &mut pass)
+                        .await?;
+                Ok(self.hold(answer).await)
             }
             (Resource::Tables, _) => tables::list(&*self.service, call),
             (Resource::Table, [name, ..]) => tables::handle(&*self.service, name, call).await,
@@ -278,6 +343,19 @@ impl<S: Service> Api<S> {
                 unreachable!("{resource:?} does not capture {captured:?}: see route::find")
             }
         }
+    }
+
+    /// Counts an answer's bytes until they have left.
+    async fn hold(&self, answer: Response<Body>) -> Response<Body> {
+        if answer.body().is_end_stream() {
+            return answer;
+        }
+        let (parts, body) = answer.into_parts();
+        let bytes = match body.collect().await {
+            Ok(collected) => collected.to_bytes(),
+            Err(never) => match never {},
+        };
+        Response::from_parts(parts, Full::new(self.gate.hold(bytes)))
     }
 
     /// The client's own id if it is a sane one, else a fresh one.

@@ -81,6 +81,14 @@ impl Resource {
     }
 }
 
+/// Whether a path is one of an item, told without taking it apart. Used to refuse
+/// early; [`find`] decides.
+pub fn is_item(path: &str) -> bool {
+    path.strip_prefix("/v1/tables/")
+        .and_then(|rest| rest.split_once('/'))
+        .is_some_and(|(_, rest)| rest.starts_with("items/"))
+}
+
 /// The resource that a path names, with the raw segments that vary.
 pub fn find(path: &str) -> Option<(Resource, Vec<String>)> {
     let segments = path::segments(path);
@@ -173,6 +181,7 @@ mod tests {
         for (template, resource, methods) in PUBLISHED {
             let (found, _) = find(template).expect(template);
             assert_eq!(found, resource, "{template}");
+            assert_eq!(is_item(template), resource == Resource::Items, "{template}");
             let described: BTreeSet<&str> = paths[template]
                 .as_object()
                 .unwrap_or_else(|| panic!("{template} is missing"))

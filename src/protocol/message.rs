@@ -58,6 +58,17 @@ pub enum Ask {
     Operate { operation: Bytes },
 }
 
+impl Ask {
+    /// How many bytes it brings that a node holds until it is done.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Ask::Put { value, .. } => value.len(),
+            Ask::Operate { operation } => operation.len(),
+            Ask::Get { .. } | Ask::Delete { .. } => 0,
+        }
+    }
+}
+
 /// What a client is told.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Response {

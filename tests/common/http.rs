@@ -1,6 +1,7 @@
 //! HTTP without `async`, and what tests expect of answers.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -35,12 +36,21 @@ pub struct Http {
 impl Http {
     /// A client of the nodes on these ports.
     pub fn to(ports: &[u16]) -> Self {
-        let endpoints: Vec<String> = ports
-            .iter()
-            .map(|port| format!("http://127.0.0.1:{port}"))
-            .collect();
+        let at = |port: &u16| format!("127.0.0.1:{port}");
+        Http::at(&ports.iter().map(at).collect::<Vec<_>>())
+    }
+
+    /// A client of the nodes at these addresses.
+    pub fn at(addresses: &[String]) -> Self {
         Http {
-            client: Client::new(&endpoints.join(",")).expect("endpoints"),
+            client: Client::new(&addresses.join(",")).expect("endpoints"),
+        }
+    }
+
+    /// A client of the node at this address that gives up after so long.
+    pub fn with_timeout(address: &str, timeout: Duration) -> Self {
+        Http {
+            client: Client::with_timeout(address, timeout).expect("an endpoint"),
         }
     }
 

@@ -108,31 +108,49 @@ impl Plan {
     }
 }
 
+/// How the process of a node is started, besides its arguments.
+#[derive(Clone, Default)]
+pub struct Launch {
+    /// A command that runs it in its own place, like `nsenter …`.
+    pub under: Vec<String>,
+    /// All of its environment.
+    pub env: Vec<(String, String)>,
+}
+
 /// One node: what is on disk of it, and the process when it runs.
 pub struct Node {
     pub name: String,
+    host: String,
     pub port: u16,
     dir: PathBuf,
+    launch: Mutex<Launch>,
     process: Mutex<Option<Child>>,
     http: Http,
 }
 
 impl Node {
-    fn new(dir: &Path, name: &str, port: u16) -> Self {
+    fn new(dir: &Path, name: &str, host: &str, port: u16) -> Self {
         let dir = dir.join(name);
         fs::create_dir_all(&dir).expect("a folder for the node");
         Node {
             name: name.to_owned(),
+            host: host.to_owned(),
             port,
             dir,
+            launch: Mutex::default(),
             process: Mutex::default(),
-            http: Http::to(&[port]),
+            http: Http::at(&[format!("{host}:{port}")]),
         }
+    }
+
+    /// Says how its process is to be started from now on.
+    pub fn set_launch(&self, launch: Launch) {
+        *self.launch.lock().unwrap_or_else(PoisonError::into_inner) = launch;
     }
 
     /// `host:port`.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("{}:{}", self.host, self.port)
     }
 
     /// As the command line wants it.
@@ -195,11 +213,21 @@ impl Node {
             .create(true)
             .open(self.log())
             .expect("a log file");
-        let child = Command::new(KINFOLD)
+        let launch = self.launch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut command = match launch.under.split_first() {
+            None => Command::new(KINFOLD),
+            Some((program, rest)) => {
+                let mut command = Command::new(program);
+                command.args(rest).arg(KINFOLD);
+                command
+            }
+        };
+        let child = command
             .args(["serve", "--log", "info", "--config"])
             .arg(self.dir.join("node.toml"))
             // What the tests' own environment says of nodes is not meant for these.
             .env_clear()
+            .envs(launch.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -248,6 +276,20 @@ impl Node {
             reaper::forget(&child);
         }
         ended
+    }
+
+    /// Whether a process of it is there, as far as anyone has looked.
+    pub fn is_started(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Waits until the process has ended by itself, and says how.
+    #[track_caller]
+    pub fn wait_end(&self) -> ExitStatus {
+        let mut child = self.lock().take().expect("the node runs");
+        let status = wait(&mut child);
+        reaper::forget(&child);
+        status
     }
 
     /// What the node said so far.
@@ -349,14 +391,22 @@ impl Cluster {
     /// Nodes that have config files, with every one of them as seed, and do not
     /// run yet.
     pub fn prepare(count: usize, plan: Plan) -> Self {
+        let at = |_| ("127.0.0.1".to_owned(), free_port());
+        Cluster::prepare_at((0..count).map(at).collect(), plan)
+    }
+
+    /// The same, at these hosts and ports.
+    pub fn prepare_at(places: Vec<(String, u16)>, plan: Plan) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("kinfold-test-")
             .tempdir()
             .expect("a temporary folder");
         reaper::remove_at_end(dir.path());
-        let nodes: Vec<Node> = NAMES[..count]
+        assert!(places.len() <= NAMES.len(), "a name for each");
+        let nodes: Vec<Node> = NAMES
             .iter()
-            .map(|name| Node::new(dir.path(), name, free_port()))
+            .zip(places)
+            .map(|(name, (host, port))| Node::new(dir.path(), name, &host, port))
             .collect();
         let cluster = Cluster { nodes, plan, dir };
         cluster.configure();

@@ -21,6 +21,12 @@ use super::{
 };
 use std::collections::BTreeSet;
 
+/// How many bytes of values and operations the requests in hand hold at most; more
+/// are refused at once, but an idle node takes one of any size. A write is held
+/// until its last replica has answered or was replaced, so this is what a slow
+/// replica can make a node hold.
+pub const MAX_REQUEST_BYTES: usize = 256 << 20;
+
 impl Machine {
     pub(super) fn on_client(&mut self, origin: Origin, item: ItemRequest) {
         let Some(table) = self.tables_by_id.get(&item.table).cloned() else {
@@ -32,9 +38,12 @@ impl Machine {
         if let Err(why) = self.readiness() {
             return self.refuse(origin, Refusal::NotReady(why));
         }
-        if self.slots.len() >= MAX_REQUESTS {
+        let bytes = item.ask.size_bytes();
+        let too_large = self.request_bytes + bytes > MAX_REQUEST_BYTES && !self.slots.is_empty();
+        if self.slots.len() >= MAX_REQUESTS || too_large {
             return self.refuse(origin, Refusal::Overloaded);
         }
+        self.request_bytes += bytes;
         let id = SlotId(self.next_id());
         let now_ms = self.now.monotonic_ms;
         let deadline_ms = now_ms + item.timeout_ms.max(1);
@@ -63,6 +72,7 @@ impl Machine {
             unfolded: false,
             unfit: None,
             working: false,
+            bytes,
         };
         self.timers.insert((slot.timer_ms, id));
         self.slots.insert(id, Box::new(slot));
@@ -487,6 +497,7 @@ impl Machine {
     fn abandon(&mut self, id: SlotId) {
         self.release_item(id);
         if let Some(slot) = self.slots.remove(&id) {
+            self.request_bytes -= slot.bytes;
             self.timers.remove(&(slot.timer_ms, id));
             for message in slot.awaited {
                 self.awaited.remove(&message);

@@ -28,6 +28,7 @@ mod strays;
 mod upkeep;
 mod write;
 
+pub use client::MAX_REQUEST_BYTES;
 pub use counters::Counters;
 pub use exchange::{MAX_SESSIONS, Upkeep};
 pub use filling::Transfer;
@@ -171,6 +172,8 @@ struct Slot {
     unfit: Option<StoreError>,
     /// Whether a store or guest effect is under way.
     working: bool,
+    /// What it counts for in `Machine::request_bytes`.
+    bytes: usize,
 }
 
 /// An answer that is awaited.
@@ -251,6 +254,8 @@ pub struct Machine {
     tables: Arc<Tables>,
     tables_by_id: BTreeMap<TableId, Arc<Table>>,
     slots: BTreeMap<SlotId, Box<Slot>>,
+    /// Bytes of values and operations in the slots.
+    request_bytes: usize,
     timers: BTreeSet<(u64, SlotId)>,
     awaited: BTreeMap<MessageId, Awaited>,
     jobs: BTreeMap<JobId, Job>,
@@ -320,6 +325,7 @@ impl Machine {
             tables: Arc::default(),
             tables_by_id: BTreeMap::new(),
             slots: BTreeMap::new(),
+            request_bytes: 0,
             timers: BTreeSet::new(),
             awaited: BTreeMap::new(),
             jobs: BTreeMap::new(),
