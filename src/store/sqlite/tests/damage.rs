@@ -329,6 +329,25 @@ fn what_was_cut_short_goes_on_at_the_next_start() {
 }
 
 #[test]
+fn a_fresh_incarnation_is_taken_before_anything_is_set_aside() {
+    let dir = filled();
+    spoil(&path(&dir, 1), |bytes| bytes[..100].fill(0));
+    // Where it was to go there is something that cannot be overwritten.
+    let in_the_way = dir.path().join("items-01.db.damaged-0000000000000008");
+    fs::create_dir(&in_the_way).expect("makes");
+    let refused = SqliteStore::open(options(dir.path(), 2, 8)).err();
+    assert!(matches!(refused, Some(OpenError::Io { .. })), "{refused:?}");
+    let number = |name| file::number(&tool(&dir, 0), name).expect("reads");
+    assert_eq!(number("incarnation"), Some(8));
+    assert_eq!(number("replaced"), Some(1));
+    assert!(path(&dir, 1).exists() && is_marked(&dir, 1));
+    let store = SqliteStore::open(options(dir.path(), 2, 9)).expect("opens");
+    assert!(store.was_replaced());
+    assert_eq!(store.incarnation(), 9);
+    assert_eq!(count(&store, 1), (0, 0));
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_no_damaged_one() {
     let dir = filled();
     let there = path(&dir, 1);
