@@ -1,19 +1,23 @@
 //! What the store costs: puts and gets per second and CPU per operation, for
-//! 900-byte values, beside bare SQLite with and without a rowid.
+//! 900-byte values, beside bare SQLite with and without a rowid; what the Merkle
+//! trees add to a put; and how long walks over one partition take.
 //!
-//! `cargo bench --bench store` prints a table in some fifteen seconds. CPU is
+//! `cargo bench --bench store` prints a table in about a minute. CPU is
 //! user and system time of the whole process, which also submits, so it is an
 //! upper bound; compare ratios from one run. Under `cargo test` it does nothing.
 
+use std::hint::black_box;
 use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
 use kinfold::clock::{Clock, Dice, SystemClock};
 use kinfold::protocol::context::Context;
-use kinfold::protocol::dot::Epoch;
-use kinfold::protocol::effect::{StoreReply, StoreRequest};
+use kinfold::protocol::dot::{Actor, Dot, Epoch};
+use kinfold::protocol::effect::{LeafChange, StoreReply, StoreRequest};
 use kinfold::protocol::id::{ItemKey, NodeId, Partition, TableId};
+use kinfold::protocol::merkle::{Tree, bucket_of};
 use kinfold::protocol::replica::{Draft, Minting, Mutation, SiblingLimits};
+use kinfold::protocol::siblings::{SiblingSet, Version};
 use kinfold::store::Store;
 use kinfold::store::sqlite::{Durability, Options, SqliteStore};
 use rusqlite::Connection;
@@ -243,6 +247,156 @@ fn store(clock: &SystemClock, durability: Durability) {
     store.close();
 }
 
+/// What one call costs, on average of two million.
+fn nanoseconds(name: &str, mut call: impl FnMut(u64)) {
+    const CALLS: u64 = 2_000_000;
+    let start_cpu_us = cpu_us();
+    for number in 0..CALLS {
+        call(number);
+    }
+    let each_ns = (cpu_us() - start_cpu_us) as f64 * 1000.0 / CALLS as f64;
+    println!("{name:<58} {each_ns:>9.0} ns CPU");
+}
+
+/// What a put's change of a leaf costs, beside what the put costs above.
+fn leaves() {
+    let (partition, key) = item(1);
+    let actor = Actor {
+        node: NodeId(1),
+        epoch: Epoch(2),
+    };
+    let version = Version {
+        value: Some(Bytes::from(vec![7u8; VALUE_BYTES])),
+        content_type: "application/octet-stream".into(),
+        written_at_us: 1_700_000_000_000_000,
+        stands_for: None,
+    };
+    let set = SiblingSet::delta(&Context::new(), Dot { actor, counter: 1 }, version);
+    nanoseconds("hash of a state (one for each put, before and now)", |_| {
+        black_box(black_box(&set).hash());
+    });
+    let after = Some(set.hash());
+    nanoseconds("leaf change, made and dropped", |_| {
+        drop(black_box(LeafChange {
+            partition,
+            key: black_box(&key).clone(),
+            before: None,
+            after,
+            mended: false,
+        }));
+    });
+    for width in [256, 4096] {
+        let keys: Vec<ItemKey> = (0..1024).map(|number| item(number).1).collect();
+        let mut tree = Tree::new(width);
+        let name = format!("tree of {width} buckets: change of one leaf");
+        nanoseconds(&name, |number| {
+            tree.change(&keys[number as usize % 1024], None, black_box(after));
+        });
+        black_box(tree.root());
+    }
+    nanoseconds("bucket of a key", |_| {
+        black_box(bucket_of(black_box(&key), 4096));
+    });
+}
+
+fn asked(store: &SqliteStore, request: StoreRequest) -> StoreReply {
+    let (send, receive) = std::sync::mpsc::channel();
+    let done = move |reply| send.send(reply).expect("it is waited for");
+    store.submit(request, Box::new(done));
+    receive.recv().expect("answered").expect("done")
+}
+
+/// Walks over one partition with so many items.
+fn walks(clock: &SystemClock, items: u64) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = SqliteStore::open(Options {
+        durability: Durability::Os,
+        ..Options::new(dir.path(), 1)
+    })
+    .expect("opens");
+    let value = Bytes::from(vec![7u8; VALUE_BYTES]);
+    let mut dice = Dice::from_seed(1);
+    let window = Arc::new(Window::default());
+    let partition = Partition(7);
+    for number in 0..items {
+        let mut request = put(number, &value, &mut dice);
+        if let StoreRequest::Update { partition: p, .. } = &mut request {
+            *p = partition;
+        }
+        window.submit(&store, request, 1024);
+    }
+    window.drain();
+    let timed = |name: &str, walk: &mut dyn FnMut() -> u64| {
+        let (start_us, start_cpu_us) = (clock.now().wall_us, cpu_us());
+        let found = walk();
+        let spent_us = clock.now().wall_us.saturating_sub(start_us);
+        println!(
+            "{items:>7} items, {name:<36} {found:>7} found {:>9.1} ms, CPU {:>5} ms",
+            spent_us as f64 / 1000.0,
+            (cpu_us() - start_cpu_us) / 1000
+        );
+    };
+    let leaves = |reply| match reply {
+        StoreReply::Leaves { leaves, done } => (leaves, done),
+        other => panic!("not leaves: {other:?}"),
+    };
+    timed("all leaves derived, 1024 at a time", &mut || {
+        let (mut after, mut found) = (None, 0);
+        loop {
+            let request = StoreRequest::Derive {
+                partition,
+                after,
+                limit: 1024,
+            };
+            let (some, done) = leaves(asked(&store, request));
+            found += some.len() as u64;
+            if done {
+                return found;
+            }
+            after = some.last().map(|leaf| leaf.key.clone());
+        }
+    });
+    timed("one chunk of 1024 of them", &mut || {
+        let request = StoreRequest::Derive {
+            partition,
+            after: None,
+            limit: 1024,
+        };
+        leaves(asked(&store, request)).0.len() as u64
+    });
+    timed("leaves of 1 bucket of 4096", &mut || {
+        let request = StoreRequest::Leaves {
+            partition,
+            buckets: vec![9],
+            width: 4096,
+            limit: usize::MAX,
+        };
+        leaves(asked(&store, request)).0.len() as u64
+    });
+    timed("leaves of 16 buckets of 4096", &mut || {
+        let request = StoreRequest::Leaves {
+            partition,
+            buckets: (0..16).collect(),
+            width: 4096,
+            limit: usize::MAX,
+        };
+        leaves(asked(&store, request)).0.len() as u64
+    });
+    timed("scan of the first 256", &mut || {
+        let request = StoreRequest::Scan {
+            partition,
+            after: None,
+            limit: 256,
+            max_bytes: usize::MAX,
+        };
+        match asked(&store, request) {
+            StoreReply::Rows { rows, .. } => rows.len() as u64,
+            other => panic!("not rows: {other:?}"),
+        }
+    });
+    store.close();
+}
+
 fn main() {
     // `cargo test` runs benches too, without this flag.
     if !std::env::args().any(|argument| argument == "--bench") {
@@ -253,4 +407,7 @@ fn main() {
     bare(&clock, false);
     store(&clock, Durability::Commit);
     store(&clock, Durability::Os);
+    leaves();
+    walks(&clock, 4096);
+    walks(&clock, 400_000);
 }

@@ -551,3 +551,28 @@ fn a_memory_store_goes_back_to_what_it_was() {
     assert_eq!(values(&*store, 0, "a"), ["one"]);
     assert_eq!(store.snapshot(), snapshot);
 }
+
+#[test]
+fn a_full_memory_store_refuses_changes_and_serves_reads() {
+    let (store, _) = memory();
+    put(&*store, 0, "a", "one");
+    let snapshot = store.snapshot();
+    store.set_full(true);
+    let refused = [
+        update(0, "a", write("two", 1), vec![NodeId(2)]),
+        StoreRequest::DropHints { hints: vec![] },
+        StoreRequest::PutMeta {
+            name: "record",
+            bytes: Bytes::new(),
+        },
+    ];
+    for request in refused {
+        assert_eq!(ask(&*store, request), Err(StoreError::Full));
+    }
+    assert_eq!(store.renew_incarnation(9), Err(StoreError::Full));
+    assert_eq!(store.snapshot(), snapshot);
+    assert_eq!(values(&*store, 0, "a"), ["one"]);
+    store.set_full(false);
+    put(&*store, 0, "a", "two");
+    assert_eq!(values(&*store, 0, "a"), ["one", "two"]);
+}

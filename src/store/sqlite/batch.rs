@@ -58,8 +58,9 @@ pub enum Change {
         name: &'static str,
         bytes: Bytes,
     },
-    /// Synced whatever the durability, so it has a transaction of its own.
-    SetIncarnation(u64),
+    /// What the store knows of itself. Synced whatever the durability, so it has a
+    /// transaction of its own.
+    SetNumber(&'static str, u64),
 }
 
 impl Change {
@@ -76,7 +77,7 @@ impl Change {
             Change::PutMeta { bytes, .. } => bytes.len(),
             Change::DropHints(hints) => hints.len() * OVERHEAD_BYTES,
             Change::Forget { items, .. } => items.len() * OVERHEAD_BYTES,
-            Change::AddHints { .. } | Change::SetIncarnation(_) => 0,
+            Change::AddHints { .. } | Change::SetNumber(..) => 0,
         };
         payload + OVERHEAD_BYTES
     }
@@ -186,8 +187,8 @@ impl<'c> Batch<'c> {
                 put.execute((name, &bytes[..]))?;
                 Ok(Ok(StoreReply::Done))
             }
-            Change::SetIncarnation(incarnation) => {
-                file::set_number(self.connection, "incarnation", *incarnation)?;
+            Change::SetNumber(name, number) => {
+                file::set_number(self.connection, name, *number)?;
                 Ok(Ok(StoreReply::Done))
             }
         }

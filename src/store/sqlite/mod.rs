@@ -25,9 +25,11 @@
 
 mod batch;
 mod file;
+mod log;
 mod open;
 mod queue;
 mod reader;
+mod repair;
 mod suspicion;
 #[cfg(test)]
 mod tests;
@@ -36,7 +38,7 @@ mod writer;
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -47,7 +49,7 @@ pub use self::open::{
     Durability, MAX_FILES, MAX_QUEUED_CHANGE_BYTES, MAX_QUEUED_CHANGES, MAX_QUEUED_READS,
     OnFailedCommit, OpenError, Options,
 };
-use self::open::{lock, open_files, rest, wake};
+use self::open::{Opened, REFILLED, lock, open_files, rest, wake};
 use self::queue::{Queue, Refused};
 use self::reader::{Query, Reader, Survey};
 use self::suspicion::Suspicion;
@@ -97,6 +99,7 @@ pub(crate) struct Shared {
     batch_sizes: [AtomicU64; 11],
     on_failed_commit: Option<OnFailedCommit>,
     suspicion: Suspicion,
+    replaced: AtomicBool,
     /// Held while the store is open: locks the directory.
     lock: Mutex<Option<File>>,
 }
@@ -148,7 +151,15 @@ impl SqliteStore {
     pub fn open(options: Options) -> Result<Arc<Self>, OpenError> {
         let dir = &options.data_dir;
         let lock = lock(dir)?;
-        let connections = open_files(&options)?;
+        let Opened {
+            connections,
+            replaced,
+        } = open_files(&options)?;
+        if replaced {
+            tracing::warn!(
+                "the store lacks items that it once held until the peers have sent them"
+            );
+        }
         let first = file::path(dir, 0);
         let incarnation =
             wake(&connections[0], &options).map_err(|source| OpenError::sqlite(&first, source))?;
@@ -160,6 +171,7 @@ impl SqliteStore {
             batch_sizes: Default::default(),
             on_failed_commit: options.on_failed_commit.clone(),
             suspicion: Suspicion::new(dir, connections.len()),
+            replaced: AtomicBool::new(replaced),
             lock: Mutex::new(Some(lock)),
         });
         let files = connections.len() as u32;
@@ -250,6 +262,34 @@ impl SqliteStore {
         let connection = file::open_reader(&file::path(&self.data_dir, file))
             .map_err(|error| StoreError::Io(error.to_string()))?;
         reader::scan(&connection, partition)
+    }
+
+    /// Whether the store lost items that it once held (a file was beyond repair and
+    /// was replaced, or commits were lost with a damaged log), in this run or an
+    /// earlier one, and has not been filled again. Until then it answers "absent"
+    /// for what it no longer knows: the node is to be filled like one that was
+    /// wiped. If file 0 went, so did the node's records.
+    pub fn was_replaced(&self) -> bool {
+        self.shared.replaced.load(Ordering::SeqCst)
+    }
+
+    /// The peers have filled the store again: it is whole. Blocks.
+    pub fn refilled(&self) -> Result<(), StoreError> {
+        self.set_number(REFILLED)?;
+        self.shared.replaced.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn set_number(&self, (name, number): (&'static str, u64)) -> Result<(), StoreError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let done = move |reply| {
+            if answer.send(reply).is_err() {
+                tracing::debug!("the one who set a number has gone");
+            }
+        };
+        self.change(0, Change::SetNumber(name, number), Box::new(done));
+        let reply = answered.recv().unwrap_or_else(|_| Err(closed()));
+        reply.map(drop)
     }
 
     fn change(&self, file: u32, change: Change, done: Done) {
@@ -494,14 +534,7 @@ impl Store for SqliteStore {
     }
 
     fn renew_incarnation(&self, incarnation: u64) -> Result<(), StoreError> {
-        let (answer, answered) = mpsc::sync_channel(1);
-        let done = move |reply| {
-            if answer.send(reply).is_err() {
-                tracing::debug!("the one who renewed the incarnation has gone");
-            }
-        };
-        self.change(0, Change::SetIncarnation(incarnation), Box::new(done));
-        answered.recv().unwrap_or_else(|_| Err(closed()))?;
+        self.set_number(("incarnation", incarnation))?;
         self.shared.incarnation.store(incarnation, Ordering::SeqCst);
         Ok(())
     }

@@ -2,7 +2,8 @@
 //!
 //! Promises: a directory is opened by one process at a time; files that are
 //! missing, foreign or newer are refused by name, never made anew over what was
-//! lost; a store whose making was cut short is made again; the mark of a clean
+//! lost; only a file that is damaged beyond repair is replaced (repair.rs), and the
+//! store then says so and has a fresh incarnation; a store whose making was cut short is made again; the mark of a clean
 //! end is durable before the first change and after the last.
 
 use std::fs::{File, TryLockError};
@@ -11,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::file::{self, Kind};
+use super::repair::{self, Found};
 use crate::protocol::effect::StoreError;
 
 /// How many files a store has at most: each costs a thread and, with every
@@ -93,11 +95,11 @@ impl Options {
 /// Why a store was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("cannot use {path}: {source}")]
+    #[error("cannot use {path}: {source}; see to the disk and its permissions, then start again")]
     Io { path: PathBuf, source: io::Error },
     #[error("{path} is in use by another process")]
     InUse { path: PathBuf },
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}{}", advice(source))]
     Sqlite {
         path: PathBuf,
         source: rusqlite::Error,
@@ -112,12 +114,32 @@ pub enum OpenError {
         found: i64,
         known: i64,
     },
-    #[error("{path} is missing or empty, and with it the items that it held; restore it")]
-    Missing { path: PathBuf },
+    #[error(
+        "{path} is missing, and with it the items that it held: mount or restore it. If it is \
+         lost, make an empty file {mark}, and it is begun anew for the peers to fill"
+    )]
+    Missing { path: PathBuf, mark: PathBuf },
     #[error("{path} belongs to another store than the files beside it")]
     Foreign { path: PathBuf },
     #[error("a store has 1 to {MAX_FILES} files, not {0}")]
     FileCount(u32),
+}
+
+/// What to do about an error that came of the disk and not of the data.
+fn advice(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "; nothing was changed: make room, then start again",
+        Some(
+            ErrorCode::SystemIoFailure
+            | ErrorCode::CannotOpen
+            | ErrorCode::ReadOnly
+            | ErrorCode::PermissionDenied,
+        ) => {
+            "; nothing was changed: see to the disk, how it is mounted and to whom the file \
+             belongs, then start again"
+        }
+        _ => "",
+    }
 }
 
 impl OpenError {
@@ -170,80 +192,222 @@ pub fn lock(dir: &Path) -> Result<File, OpenError> {
     Ok(lock)
 }
 
-/// Opens every file, in a state that can be served from.
+/// Every file, in a state that can be served from.
+pub struct Opened {
+    pub connections: Vec<Connection>,
+    /// Whether items are missing that the store once held, and that the peers must
+    /// send again.
+    pub replaced: bool,
+}
+
+/// Opens every file. Those that are damaged beyond repair are replaced by empty
+/// ones, see repair.rs.
 ///
 /// Making a store begins and ends with file 0, so one that was cut short is
 /// known and made anew: nothing was stored in it yet.
-pub fn open_files(options: &Options) -> Result<Vec<Connection>, OpenError> {
+pub fn open_files(options: &Options) -> Result<Opened, OpenError> {
     let dir = &options.data_dir;
+    let by_name = repair::files_by_name(dir);
+    let mut found = Vec::new();
+    for file in 0..by_name.unwrap_or(0) {
+        found.push(repair::examine(options, file)?);
+    }
+    // A store whose only file is empty is one whose making was cut short at once.
+    if matches!(found[..], [] | [Found::Empty]) {
+        make_first(options)?;
+        found = vec![repair::examine(options, 0)?];
+    }
+    let plan = plan(options, &found)?;
+    found.resize_with(plan.files as usize, || Found::Missing);
+    check_names(dir, &plan, &found)?;
+    let mut forgot = false;
+    let mut replace = Vec::new();
+    for (found, file) in found.iter().zip(0u32..) {
+        let damage = match found {
+            Found::Sound { lost, .. } => {
+                // Where commits may be lost in any case, peers heal what is lost.
+                forgot |= *lost && plan.state != state::OPEN_OS;
+                continue;
+            }
+            Found::Missing | Found::Empty if plan.state == state::MAKING => continue,
+            Found::Missing if !file::mark_path(dir, file).exists() => {
+                return Err(OpenError::Missing {
+                    path: file::path(dir, file),
+                    mark: file::mark_path(dir, file),
+                });
+            }
+            Found::Missing => "it was set aside before".to_owned(),
+            Found::Empty => "it is empty".to_owned(),
+            Found::Damaged(damage) => damage.clone(),
+        };
+        replace.push((file, damage));
+    }
+    if forgot || !replace.is_empty() {
+        replace_files(options, &mut found, &replace)?;
+    }
+    let mut connections = Vec::new();
+    for (found, file) in found.into_iter().zip(0u32..) {
+        let numbers = [
+            ("store", plan.store),
+            ("file", u64::from(file)),
+            ("files", u64::from(plan.files)),
+            ("incarnation", options.fresh_incarnation),
+            ("state", state::OPEN_COMMIT),
+            ("replaced", 1),
+        ];
+        // Only file 0 knows of the store as a whole.
+        let numbers = if file == 0 { &numbers } else { &numbers[..3] };
+        let connection = match found {
+            Found::Sound { connection, .. } => connection,
+            _ => make(dir, file, options.max_file_bytes, numbers)?,
+        };
+        // Earlier releases wrote this into file 0 alone, and with it it was lost.
+        let sqlite = |source| OpenError::sqlite(&file::path(dir, file), source);
+        if file::number(&connection, "files")
+            .map_err(sqlite)?
+            .is_none()
+        {
+            file::set_number(&connection, "files", u64::from(plan.files)).map_err(sqlite)?;
+        }
+        connections.push(connection);
+    }
     let first = file::path(dir, 0);
     let sqlite = |source| OpenError::sqlite(&first, source);
-    let others = (1..MAX_FILES).any(|file| file::path(dir, file).exists());
-    if others && !first.exists() {
-        return Err(OpenError::Missing { path: first });
+    let replaced = file::number(&connections[0], "replaced").map_err(sqlite)? == Some(1);
+    repair::unmark(dir, plan.files)?;
+    Ok(Opened {
+        connections,
+        replaced,
+    })
+}
+
+/// What the files say together.
+struct Plan {
+    store: u64,
+    files: u32,
+    /// File 0's.
+    state: u64,
+}
+
+/// Makes file 0, and with it the store.
+fn make_first(options: &Options) -> Result<(), OpenError> {
+    let files = options.files.unwrap_or_else(default_files);
+    if !(1..=MAX_FILES).contains(&files) {
+        return Err(OpenError::FileCount(files));
     }
-    let (connection, kind) = file::open_writer(&first, options.max_file_bytes)?;
-    if let Kind::Empty = kind {
-        if others {
-            return Err(OpenError::Missing { path: first });
-        }
-        let files = options.files.unwrap_or_else(default_files);
-        if !(1..=MAX_FILES).contains(&files) {
-            return Err(OpenError::FileCount(files));
-        }
-        let numbers = [
-            ("store", options.fresh_incarnation),
-            ("file", 0),
-            ("files", u64::from(files)),
-            ("incarnation", options.fresh_incarnation),
-            ("state", state::MAKING),
-        ];
-        file::create(&connection, &numbers).map_err(sqlite)?;
-    }
-    let number = |name| {
-        let number = file::number(&connection, name).map_err(sqlite)?;
-        number.ok_or_else(|| OpenError::NotOurs {
-            path: first.clone(),
-        })
+    let numbers = [
+        ("store", options.fresh_incarnation),
+        ("file", 0),
+        ("files", u64::from(files)),
+        ("incarnation", options.fresh_incarnation),
+        ("state", state::MAKING),
+    ];
+    make(&options.data_dir, 0, options.max_file_bytes, &numbers).map(drop)
+}
+
+fn make(
+    dir: &Path,
+    file: u32,
+    max_bytes: Option<u64>,
+    numbers: &[(&str, u64)],
+) -> Result<Connection, OpenError> {
+    let path = file::path(dir, file);
+    let (connection, kind) = file::open_writer(&path, max_bytes)?;
+    assert!(matches!(kind, Kind::Empty), "a file is made where none is");
+    file::create(&connection, numbers).map_err(|source| OpenError::sqlite(&path, source))?;
+    Ok(connection)
+}
+
+/// Finds out which files the store has: from file 0, or from another if that is
+/// lost. The last resort are the names: a store whose files know no number was made
+/// by an earlier release.
+fn plan(options: &Options, found: &[Found]) -> Result<Plan, OpenError> {
+    let dir = &options.data_dir;
+    let mut sound = found.iter().zip(0u32..);
+    let Some((connection, file)) =
+        sound.find_map(|(found, file)| Some((found.connection()?, file)))
+    else {
+        return Ok(Plan {
+            store: options.fresh_incarnation,
+            files: found.len() as u32,
+            state: state::OPEN_COMMIT,
+        });
     };
-    let (store, making) = (number("store")?, number("state")? == state::MAKING);
-    let recorded = number("files")?;
-    let files = u32::try_from(recorded)
-        .ok()
-        .filter(|files| (1..=MAX_FILES).contains(files) && number("file").is_ok_and(|n| n == 0))
-        .ok_or_else(|| OpenError::Foreign {
-            path: first.clone(),
-        })?;
+    let path = file::path(dir, file);
+    let number = |name| {
+        let number = file::number(connection, name);
+        number.map_err(|source| OpenError::sqlite(&path, source))
+    };
+    let foreign = || OpenError::Foreign { path: path.clone() };
+    let store = number("store")?.ok_or_else(|| OpenError::NotOurs { path: path.clone() })?;
+    let files = match number("files")? {
+        None if file > 0 => found.len() as u32,
+        files => files
+            .and_then(|files| u32::try_from(files).ok())
+            .filter(|files| (1..=MAX_FILES).contains(files))
+            .ok_or_else(foreign)?,
+    };
     if options.files.is_some_and(|wanted| wanted != files) {
         tracing::warn!(
             files,
             "the store was made with this many files and keeps them"
         );
     }
-    let mut connections = vec![connection];
-    for file in 1..files {
+    let state = match file {
+        0 => number("state")?.ok_or_else(foreign)?,
+        _ => state::OPEN_COMMIT,
+    };
+    Ok(Plan {
+        store,
+        files,
+        state,
+    })
+}
+
+/// Whether every sound file is the one of this store that its name says.
+fn check_names(dir: &Path, plan: &Plan, found: &[Found]) -> Result<(), OpenError> {
+    for (found, file) in found.iter().zip(0u32..) {
+        let Some(connection) = found.connection() else {
+            continue;
+        };
         let path = file::path(dir, file);
-        if !making && !path.exists() {
-            return Err(OpenError::Missing { path });
+        let number = |name| {
+            let number = file::number(connection, name);
+            number.map_err(|source| OpenError::sqlite(&path, source))
+        };
+        let named =
+            number("store")? == Some(plan.store) && number("file")? == Some(u64::from(file));
+        if !named {
+            return Err(OpenError::Foreign { path });
         }
-        let (connection, kind) = file::open_writer(&path, options.max_file_bytes)?;
-        let sqlite = |source| OpenError::sqlite(&path, source);
-        match kind {
-            Kind::Empty if making => {
-                let numbers = [("store", store), ("file", u64::from(file))];
-                file::create(&connection, &numbers).map_err(sqlite)?;
-            }
-            Kind::Empty => return Err(OpenError::Missing { path }),
-            Kind::Ours => {
-                let number = |name| file::number(&connection, name).map_err(sqlite);
-                if number("store")? != Some(store) || number("file")? != Some(u64::from(file)) {
-                    return Err(OpenError::Foreign { path });
-                }
-            }
-        }
-        connections.push(connection);
     }
-    Ok(connections)
+    Ok(())
+}
+
+/// Takes a fresh incarnation, then sets the damaged files aside.
+fn replace_files(
+    options: &Options,
+    found: &mut [Found],
+    replace: &[(u32, String)],
+) -> Result<(), OpenError> {
+    let dir = &options.data_dir;
+    for (file, _) in replace {
+        repair::mark(dir, *file).map_err(|source| OpenError::io(dir, source))?;
+    }
+    if let Some(first) = found[0].connection() {
+        let fresh = || {
+            let transaction = first.unchecked_transaction()?;
+            file::set_number(first, "incarnation", options.fresh_incarnation)?;
+            file::set_number(first, "replaced", 1)?;
+            transaction.commit()
+        };
+        fresh().map_err(|source| OpenError::sqlite(&file::path(dir, 0), source))?;
+    }
+    for (file, damage) in replace {
+        found[*file as usize] = Found::Missing;
+        repair::set_aside(dir, *file, options.fresh_incarnation, damage)?;
+    }
+    Ok(())
 }
 
 /// One file for every two cores: the other one serves.
@@ -251,6 +415,9 @@ fn default_files() -> u32 {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     (cores / 2).clamp(1, MAX_DEFAULT_FILES) as u32
 }
+
+/// What file 0 says once the items that were missing are there again.
+pub const REFILLED: (&str, u64) = ("replaced", 0);
 
 /// Notes durably that the store is open and how; returns its incarnation.
 pub fn wake(first: &Connection, options: &Options) -> rusqlite::Result<u64> {

@@ -9,14 +9,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use rusqlite::ErrorCode;
 
-use super::{Shared, file};
+use super::{Shared, file, repair};
 use crate::protocol::effect::StoreError;
 use crate::protocol::id::{ItemKey, Partition};
 
@@ -104,8 +103,7 @@ impl Shared {
         }
         let path = file::path(&suspicion.data_dir, file);
         let mark = file::mark_path(&suspicion.data_dir, file);
-        let marked = File::create(&mark).and_then(|mark| mark.sync_all());
-        let marked = marked.and_then(|()| File::open(&suspicion.data_dir)?.sync_all());
+        let marked = repair::mark(&suspicion.data_dir, file);
         tracing::error!(
             path = %path.display(),
             damage = text,

@@ -71,10 +71,7 @@ impl Work {
     /// Whether the transaction ends before it. What looks, sees what is committed,
     /// and stands for nothing that may yet be rolled back.
     fn is_apart(&self) -> bool {
-        matches!(
-            self,
-            Work::Look(_) | Work::Change(Change::SetIncarnation(_))
-        )
+        matches!(self, Work::Look(_) | Work::Change(Change::SetNumber(..)))
     }
 }
 
@@ -198,7 +195,7 @@ impl Writer {
             Work::Look(look) => return Ok(vec![self.look(look)]),
             Work::Change(first) => first,
         };
-        let synced = matches!(first, Change::SetIncarnation(_));
+        let synced = matches!(first, Change::SetNumber(..));
         let connection = &self.connection;
         let set_durability = |durability| {
             if synced && self.durability != Durability::Commit {
