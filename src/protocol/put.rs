@@ -12,7 +12,7 @@
 use super::id::NodeId;
 
 /// Where one primary's copy stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Place {
     /// Given to the primary; no word yet. With `hedged`, a fallback was given it
     /// too.
@@ -27,6 +27,7 @@ enum Place {
     HintedHere,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Copy {
     primary: NodeId,
     place: Place,
@@ -51,6 +52,7 @@ pub enum PutAction {
 }
 
 /// A write on its way to its replicas.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Put {
     copies: Vec<Copy>,
     /// Fallbacks not used yet, those that seem up only.

@@ -14,6 +14,8 @@
 //! invariants of the protocol.
 
 pub mod check;
+#[cfg(test)]
+mod model;
 mod play;
 #[cfg(test)]
 mod transcripts;

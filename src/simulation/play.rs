@@ -270,7 +270,7 @@ pub(super) fn propose_tables(catalog: &mut Catalog) {
     catalog.propose_table(UNION_TABLE, union);
 }
 
-fn ask_now(store: &dyn Store, request: StoreRequest) -> Result<StoreReply, StoreError> {
+pub(super) fn ask_now(store: &dyn Store, request: StoreRequest) -> Result<StoreReply, StoreError> {
     let slot = Arc::new(Mutex::new(None));
     let place = slot.clone();
     store.submit(
