@@ -141,8 +141,12 @@ pub enum Broken {
     SyncDropsUnseen,
     /// A hint is forgotten when it is sent.
     HintDroppedBeforeAck,
-    /// With the last hint the row goes, whatever came in since it was sent.
-    RowDroppedUncompared,
+    /// An acknowledgement ends the hint for its sender, whatever was stored for
+    /// that node since the hint was sent.
+    HintDroppedByTarget,
+    /// A coordinator that notes a hint afterwards does not store the write again,
+    /// though it may have handed it over and forgotten it.
+    HintWithoutWrite,
     /// A tombstone is dropped without asking anybody.
     ReapByTimeAlone,
     /// Only the states of the primaries are asked for.

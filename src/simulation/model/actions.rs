@@ -16,7 +16,7 @@ use super::state::{Action, Because, Folding, Message, Slot, State};
 use super::{Broken, Crash, Model};
 use crate::protocol::context::Context;
 use crate::protocol::dot::{Actor, Dot};
-use crate::protocol::effect::StoreRequest;
+use crate::protocol::effect::{HintId, StoreRequest};
 use crate::protocol::id::NodeId;
 use crate::protocol::put::{Put, PutAction};
 use crate::protocol::replica::{Draft, Mutation, Outcome, Written, plan_fold, plan_write};
@@ -317,10 +317,12 @@ impl Model {
     }
 
     fn fresh_epoch(&self, state: &State, at: usize) -> u64 {
-        if self.is(Broken::ReusedEpoch) {
+        let node = &state.nodes[at];
+        let forgot = node.row.as_ref().is_none_or(|row| row.minted.is_none());
+        if self.is(Broken::ReusedEpoch) && forgot {
             return 1;
         }
-        state.nodes[at].draws + 1
+        node.draws + 1
     }
 
     /// The delta as it is sent.
@@ -441,6 +443,16 @@ impl Model {
                     hint_for,
                     because: Because::Write(write),
                 }),
+                // As the machine does: the write goes with the hint.
+                PutAction::HintHere { primary } if !self.is(Broken::HintWithoutWrite) => {
+                    let node = &mut state.nodes[slot.at];
+                    let sync = Mutation::Sync {
+                        set: slot.delta.set.clone(),
+                        max_actors: usize::MAX,
+                    };
+                    node.update(sync, vec![primary]);
+                    node.known.add(slot.carries);
+                }
                 PutAction::HintHere { primary } => {
                     state.nodes[slot.at].ask(StoreRequest::AddHints {
                         partition: PARTITION,
@@ -487,6 +499,7 @@ impl Model {
                     }
                     Because::Hint(hint, delivered) => {
                         state.network.push(Message::HintAck {
+                            from: to,
                             to: from,
                             hint,
                             delivered,
@@ -496,10 +509,11 @@ impl Model {
                 }
             }
             Message::HintAck {
+                from,
                 to,
                 hint,
                 delivered,
-            } => self.drop_hint(state, to, hint, delivered),
+            } => self.drop_hint(state, (to, from), hint, delivered),
             Message::Reap { to, expected } => {
                 let held = state.nodes[to].held.hash;
                 let expected = if self.is(Broken::ReapUncompared) {
@@ -543,24 +557,26 @@ impl Model {
         let delivered = row.set.hash();
         state.send_state(from, to, Because::Hint(hint.id, delivered));
         if self.is(Broken::HintDroppedBeforeAck) {
-            self.drop_hint(state, from, hint.id, delivered);
+            self.drop_hint(state, (from, to), hint.id, delivered);
         }
     }
 
+    /// The hint that `at` held for `target` was delivered with this state.
     fn drop_hint(
         &self,
         state: &mut State,
-        at: usize,
-        hint: crate::protocol::effect::HintId,
+        (at, target): (usize, usize),
+        hint: HintId,
         delivered: StateHash,
     ) {
         let node = &mut state.nodes[at];
-        let compared = if self.is(Broken::RowDroppedUncompared) {
-            node.held.hash
+        let (hint, delivered) = if self.is(Broken::HintDroppedByTarget) {
+            let renewed = node.hint_for(id(target));
+            (renewed.map_or(hint, |hint| hint.id), node.held.hash)
         } else {
-            delivered
+            (hint, delivered)
         };
-        let then_drop = (at == FALLBACK).then_some(compared);
+        let then_drop = (at == FALLBACK).then_some(delivered);
         let hints = vec![(hint, PARTITION, key(), then_drop)];
         node.ask(StoreRequest::DropHints { hints });
     }

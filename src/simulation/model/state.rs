@@ -73,6 +73,7 @@ pub enum Message {
     },
     /// The target of a hint has stored it.
     HintAck {
+        from: usize,
         to: usize,
         hint: HintId,
         delivered: StateHash,
@@ -236,12 +237,13 @@ impl Message {
                 (0, *from, *to, because, *hint_for, *carries, set.hash)
             }
             Message::HintAck {
+                from,
                 to,
                 hint,
                 delivered,
             } => {
                 let because = Some(Because::Hint(*hint, *delivered));
-                (1, 0, *to, because, None, Known::default(), *delivered)
+                (1, *from, *to, because, None, Known::default(), *delivered)
             }
             Message::Reap { to, expected } => (2, 0, *to, None, None, Known::default(), *expected),
         }

@@ -34,18 +34,37 @@ const CONTEXTS: Bounds = Bounds { writes: 3, ..SMALL };
 /// Nodes that lose their memory, or get back an old one.
 const EPOCHS: Bounds = Bounds {
     writes: 3,
-    in_flight: 4,
+    sessions: 0,
+    coordinators: &[0],
     exchanges: 1,
     crashes: 1,
     crash_kinds: ANY_CRASH,
     ..SMALL
 };
 
-/// Primaries that seem down or are slow, coordinators that hedge and give up.
+/// The same among clients that know different things.
+const EPOCHS_AND_CONTEXTS: Bounds = Bounds {
+    puts: 1,
+    crashes: 1,
+    crash_kinds: ANY_CRASH,
+    ..SMALL
+};
+
+/// Hints that are renewed while they are delivered.
 const HINTS: Bounds = Bounds {
     puts: 1,
     coordinators: &[0, 3],
+    down: &[&[1]],
+    ..SMALL
+};
+
+/// Primaries that are slow, a fallback that coordinates, hedges and giving up.
+const HEDGES: Bounds = Bounds {
+    puts: 1,
+    sessions: 0,
+    coordinators: &[0, 3],
     down: &[&[], &[1]],
+    in_flight: 3,
     give_ups: true,
     hedges: true,
     ..SMALL
@@ -81,21 +100,31 @@ const FOLDS: Bounds = Bounds {
     ..SMALL
 };
 
-/// A value, its deletion, a reap, and a new value.
+/// A value, its deletion, a reap, and a new value; messages arrive twice.
 const REAPING: Bounds = Bounds {
     writes: 3,
+    puts: 1,
     coordinators: &[0],
     down: &[&[], &[1]],
+    repeats: 1,
     reaps: 1,
     ..SMALL
 };
 
 /// Reaping a value that was deleted while it was still on its way.
-const REAPING_AMID_FAULTS: Bounds = Bounds {
+const REAPING_AMID_WRITES: Bounds = Bounds {
     coordinators: &[0],
-    losses: 1,
-    give_ups: true,
     hedges: true,
+    reaps: 1,
+    ..SMALL
+};
+
+/// Reaping where stores are put back.
+const REAPING_AND_CRASHES: Bounds = Bounds {
+    puts: 1,
+    coordinators: &[0],
+    crashes: 1,
+    crash_kinds: ANY_CRASH,
     reaps: 1,
     ..SMALL
 };
@@ -129,12 +158,15 @@ fn check(name: &str, bounds: Bounds) {
 fn probe() {
     check("contexts", CONTEXTS);
     check("epochs", EPOCHS);
+    check("epochs contexts", EPOCHS_AND_CONTEXTS);
     check("hints", HINTS);
+    check("hedges", HEDGES);
     check("losses", LOSSES);
     check("hints crash", HINTS_AND_CRASHES);
     check("folds", FOLDS);
     check("reaping", REAPING);
-    check("reaping faults", REAPING_AMID_FAULTS);
+    check("reaping writes", REAPING_AMID_WRITES);
+    check("reaping crash", REAPING_AND_CRASHES);
 }
 
 fn finds(broken: Broken, bounds: Bounds, property: &str) {
@@ -167,11 +199,12 @@ fn variants() {
     finds(TokenCoversUnseen, CONTEXTS, COVERS_WHAT_WAS_SEEN);
     finds(SyncDropsUnseen, CONTEXTS, COVERS_WHAT_WAS_SEEN);
     finds(HintDroppedBeforeAck, HINTS_AND_CRASHES, NOTHING_LOST);
-    finds(RowDroppedUncompared, HINTS, NOTHING_LOST);
+    finds(HintDroppedByTarget, HINTS, NOBODY_FORGOTTEN);
+    finds(HintWithoutWrite, HEDGES, NOBODY_FORGOTTEN);
     finds(ReapByTimeAlone, REAPING, NOTHING_BACK);
     finds(ReapIgnoresHints, REAPING, NOTHING_BACK);
-    finds(ReapInOneRound, REAPING_AMID_FAULTS, NOTHING_BACK);
-    finds(ReapAmongLateMessages, REAPING_AMID_FAULTS, NOTHING_BACK);
+    finds(ReapInOneRound, REAPING_AMID_WRITES, NOTHING_BACK);
+    finds(ReapAmongLateMessages, REAPING, NOTHING_BACK);
     finds(ReapUncompared, REAPING, NOTHING_LOST);
-    finds(RestorePastReap, REAPING, NOTHING_BACK);
+    finds(RestorePastReap, REAPING_AND_CRASHES, NOTHING_BACK);
 }
