@@ -20,7 +20,7 @@ pub const MAX_GROUPS: usize = 8;
 const _: () = assert!(MAX_GROUPS >= super::membership::MAX_LAYOUTS);
 
 /// Some of the groups, a bit each.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 struct Groups(u8);
 
 impl Groups {
@@ -42,7 +42,7 @@ impl Groups {
 }
 
 /// Where one primary's copy stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Place {
     /// Given to the primary; no word yet. With `hedged`, a fallback was given it
     /// too.
@@ -57,6 +57,7 @@ enum Place {
     HintedHere,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Copy {
     primary: NodeId,
     /// Whose primary it is.
@@ -84,6 +85,7 @@ pub enum PutAction {
 }
 
 /// A write on its way to its replicas.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Put {
     copies: Vec<Copy>,
     /// How many nodes each group needs.

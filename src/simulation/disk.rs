@@ -106,14 +106,17 @@ impl World {
         let slowness = self.nodes[node].disk.slowness * self.slowness(node);
         let in_ms = self.below(self.settings.commit_max_ms + 1) * slowness;
         let event = match request {
-            StoreRequest::Read { .. } | StoreRequest::Hints { .. } | StoreRequest::CountHints => {
-                Event::ReadNow {
-                    node,
-                    life,
-                    job,
-                    request: Box::new(request),
-                }
-            }
+            StoreRequest::Read { .. }
+            | StoreRequest::Hints { .. }
+            | StoreRequest::CountHints
+            | StoreRequest::Leaves { .. }
+            | StoreRequest::ReadMany { .. }
+            | StoreRequest::Scan { .. } => Event::ReadNow {
+                node,
+                life,
+                job,
+                request: Box::new(request),
+            },
             change => {
                 self.nodes[node].disk.queue.push_back((job, change));
                 Event::Commit { node, life }
@@ -125,7 +128,12 @@ impl World {
     /// The store gets round to the oldest change that waits.
     pub(super) fn commit(&mut self, node: usize) {
         if let Some((job, request)) = self.nodes[node].disk.queue.pop_front() {
-            let reply = if self.nodes[node].disk.full {
+            // These take their turn among the changes, but change nothing.
+            let looks = matches!(
+                request,
+                StoreRequest::Derive { .. } | StoreRequest::CountHintsOf { .. }
+            );
+            let reply = if self.nodes[node].disk.full && !looks {
                 Err(StoreError::Full)
             } else {
                 self.change(node, request)
@@ -182,6 +190,7 @@ impl World {
         match mutation {
             Mutation::Write { draft, .. } => seen_us = Some(draft.client.newest_us()),
             Mutation::Sync { set, .. }
+            | Mutation::Mend { set, .. }
             | Mutation::Replace {
                 row: crate::protocol::replica::Row { set, .. },
                 ..

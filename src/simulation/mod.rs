@@ -25,6 +25,8 @@ pub mod faults;
 mod guests;
 pub mod history;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod mutants;
 mod network;
 mod play;
@@ -402,6 +404,7 @@ impl World {
             now,
             Box::new(move || dice.next_u64()),
         );
+        machine.set_upkeep(self.settings.upkeep);
         // Every node's config file says the same of the tables.
         let (_, more) = machine.change_catalog(now, propose_tables);
         effects.extend(more);

@@ -156,9 +156,17 @@ impl Machine {
                     self.await_message(id, message);
                 }
                 PutAction::HintHere { primary } => {
-                    let request = StoreRequest::AddHints {
+                    let Some(set) = slot.delta.clone() else {
+                        continue;
+                    };
+                    // The write goes with the hint: a node that stands in may have
+                    // handed over its row meanwhile, and a hint beside no row
+                    // would bring the primary nothing.
+                    let max_actors = self.max_actors(&key);
+                    let request = StoreRequest::Update {
                         partition,
                         key,
+                        mutation: Mutation::Sync { set, max_actors },
                         hints: vec![primary],
                     };
                     self.store(Job::SlotHint(primary), request);
