@@ -16,6 +16,7 @@ use std::str::FromStr;
 use super::clocks::NodeClock;
 use super::disk::Durability;
 use super::guests::Modules;
+use super::members::Standing;
 use super::{Doom, World, detection};
 use crate::clock::Dice;
 
@@ -33,6 +34,9 @@ const MAX_DRIFT_PPM: u32 = 1_000;
 const CRASH_WITHIN_EVENTS: u64 = 100;
 /// How often a kind is drawn at most until one is among those that there are.
 const DRAWS: u32 = 4;
+/// Nobody leaves or is removed where so many or fewer are left: every table keeps
+/// its three owners.
+const MEMBERS_LEFT: usize = 3;
 /// How many paces of the plan a fault lasts at most.
 const LASTS_PACES: u64 = 15;
 
@@ -76,10 +80,14 @@ pub enum FaultKind {
     Corruption,
     /// A further node joins.
     Join,
+    /// A node is asked to leave.
+    Leave,
+    /// A node dies for good, and is removed.
+    Remove,
 }
 
 impl FaultKind {
-    pub const ALL: [FaultKind; 20] = [
+    pub const ALL: [FaultKind; 22] = [
         FaultKind::Delay,
         FaultKind::Loss,
         FaultKind::Duplication,
@@ -100,6 +108,8 @@ impl FaultKind {
         FaultKind::OldCopy,
         FaultKind::Corruption,
         FaultKind::Join,
+        FaultKind::Leave,
+        FaultKind::Remove,
     ];
 
     pub fn name(self) -> &'static str {
@@ -124,6 +134,8 @@ impl FaultKind {
             FaultKind::OldCopy => "old-copy",
             FaultKind::Corruption => "corruption",
             FaultKind::Join => "join",
+            FaultKind::Leave => "leave",
+            FaultKind::Remove => "remove",
         }
     }
 }
@@ -444,8 +456,28 @@ impl Nemesis {
             }
             FaultKind::Join if self.joiners > 0 => {
                 self.joiners -= 1;
-                let node = world.add();
-                world.start(node);
+                world.join();
+                return self.count(kind);
+            }
+            FaultKind::Corruption if is_up => {
+                let choice = self.dice.next_u64();
+                if world.damage_any(node, choice) {
+                    self.destroyed = true;
+                    self.count(kind);
+                }
+                return;
+            }
+            FaultKind::Leave if is_up && world.members().len() > MEMBERS_LEFT => {
+                if world.leave(node) {
+                    self.count(kind);
+                }
+                return;
+            }
+            FaultKind::Remove
+                if world.members().len() > MEMBERS_LEFT && world.members().contains(&node) =>
+            {
+                world.condemn(node);
+                self.destroyed = true;
                 return self.count(kind);
             }
             _ => return,
@@ -528,7 +560,11 @@ impl Nemesis {
             Cure::Resume(node) => world.resume(node),
             Cure::Start(node) => {
                 world.nodes[node].doomed = None;
-                if !world.is_up(node) {
+                let returns = matches!(
+                    world.nodes[node].standing,
+                    Standing::Member | Standing::Leaving
+                );
+                if returns && !world.is_up(node) {
                     world.start(node);
                 }
             }

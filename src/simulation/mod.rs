@@ -23,9 +23,12 @@ mod disk;
 pub mod explore;
 pub mod faults;
 mod guests;
+pub mod members;
 pub mod history;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod repair;
 #[cfg(test)]
 mod mutants;
 mod network;
@@ -42,6 +45,7 @@ use std::hash::{DefaultHasher, Hasher};
 
 use bytes::Bytes;
 
+use self::members::Standing;
 use self::clocks::NodeClock;
 use self::detection::{Detection, End};
 use self::disk::{Disk, Durability, held_hints, set_of};
@@ -191,6 +195,7 @@ struct SimNode {
     paused_ms: u64,
     /// After so many events its process ends, in the midst of one.
     doomed: Option<Doom>,
+    standing: Standing,
 }
 
 /// When and how a process will end.
@@ -327,6 +332,7 @@ impl World {
             paused: None,
             paused_ms: 0,
             doomed: None,
+            standing: Standing::Member,
         });
         node
     }
@@ -478,7 +484,11 @@ impl World {
     fn start_all(&mut self) {
         for node in 0..self.nodes.len() {
             self.nodes[node].doomed = None;
-            if !self.is_up(node) {
+            let returns = matches!(
+                self.nodes[node].standing,
+                Standing::Member | Standing::Leaving
+            );
+            if returns && !self.is_up(node) {
                 self.start(node);
             }
         }
@@ -522,34 +532,6 @@ impl World {
     pub fn table_id(&self, name: &str) -> Option<TableId> {
         let machine = self.nodes.iter().find_map(|sim| sim.machine.as_ref())?;
         Some(machine.tables().get(name)?.id)
-    }
-
-    /// Whether every node serves clients and sees every other.
-    pub fn is_settled(&self) -> bool {
-        self.nodes.iter().all(|sim| {
-            sim.machine.as_ref().is_some_and(|machine| {
-                machine.readiness().is_ok()
-                    && machine
-                        .reading_ring()
-                        .is_some_and(|ring| ring.layout().nodes().len() == self.nodes.len())
-                    && machine.writing_rings().len() == 1
-                    && self
-                        .nodes
-                        .iter()
-                        .all(|other| machine.is_up(other.identity.node))
-            })
-        })
-    }
-
-    /// How many hints all nodes hold together.
-    pub fn hints(&self) -> usize {
-        self.nodes
-            .iter()
-            .map(|sim| match held_hints(&sim.disk.store) {
-                Ok(count) => count as usize,
-                Err(error) => panic!("memory does not fail: {error}"),
-            })
-            .sum()
     }
 
     /// What a node's store holds of an item of this table.

@@ -56,6 +56,7 @@ impl World {
         self.happened += 1;
         match event {
             Event::Tick { node, life } => {
+                self.bury(node);
                 let in_ms = self.settings.tick_ms * self.slowness(node).min(4);
                 self.plan(in_ms, Event::Tick { node, life });
                 self.step(node, Input::Tick);

@@ -56,10 +56,12 @@ pub struct Plan {
 }
 
 /// Faults that may take away what a disk holds.
-pub const DESTRUCTIVE: [FaultKind; 2] = [FaultKind::Wipe, FaultKind::OldCopy];
-/// Faults that the code cannot be held against yet: exchange and transfers are
-/// what mends them.
-pub const NOT_YET: [FaultKind; 2] = [FaultKind::Corruption, FaultKind::Join];
+pub const DESTRUCTIVE: [FaultKind; 4] = [
+    FaultKind::Wipe,
+    FaultKind::OldCopy,
+    FaultKind::Corruption,
+    FaultKind::Remove,
+];
 /// Of so many seeds one has faults that destroy.
 const DESTRUCTIVE_SEEDS: u64 = 3;
 
@@ -103,7 +105,7 @@ impl Plan {
         let destroys = dice.next_u64().is_multiple_of(DESTRUCTIVE_SEEDS);
         for kind in FaultKind::ALL {
             let chosen = dice.next_u64().is_multiple_of(2);
-            let allowed = !NOT_YET.contains(&kind) && (destroys || !DESTRUCTIVE.contains(&kind));
+            let allowed = destroys || !DESTRUCTIVE.contains(&kind);
             if chosen && allowed {
                 plan.faults = plan.faults.with(kind);
             }

@@ -1,0 +1,209 @@
+//! Nodes that come and go, and whether what they hold is where it belongs.
+//!
+//! Promises: a node that left or was removed is never started again, and is not
+//! counted; whoever is to be removed is removed as soon as some node takes it for
+//! dead.
+
+use super::disk::{held_hints, set_of};
+use super::{NO_UPKEEP, World};
+use crate::protocol::id::{ItemKey, Partition, Position};
+use crate::protocol::machine::{Machine, Upkeep};
+use crate::protocol::membership::Status;
+use crate::protocol::merkle::Sum;
+
+/// How a node stands to the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    Member,
+    /// Was asked to leave, and hands over what it holds.
+    Leaving,
+    /// Is dead, and to be removed.
+    Condemned,
+    Gone,
+}
+
+impl World {
+    /// A further node joins.
+    pub fn join(&mut self) -> usize {
+        let node = self.add();
+        self.start(node);
+        node
+    }
+
+    /// The machine of a node that runs.
+    pub fn machine(&self, node: usize) -> Option<&Machine> {
+        self.nodes[node].machine.as_ref()
+    }
+
+    /// Those that count: members that were not asked to go.
+    pub fn members(&self) -> Vec<usize> {
+        let standing = |node: &usize| self.nodes[*node].standing == Standing::Member;
+        (0..self.nodes.len()).filter(standing).collect()
+    }
+
+    /// Whether the node left or was removed, and is of no more interest.
+    pub fn is_gone(&self, node: usize) -> bool {
+        self.nodes[node].standing == Standing::Gone
+    }
+
+    /// Asks a node to leave; false if it does not.
+    pub fn leave(&mut self, node: usize) -> bool {
+        let now = self.now(node);
+        let Some(machine) = &mut self.nodes[node].machine else {
+            return false;
+        };
+        let (result, effects) = machine.leave(now);
+        self.carry_out(node, effects);
+        if result.is_ok() {
+            self.nodes[node].standing = Standing::Leaving;
+        }
+        result.is_ok()
+    }
+
+    /// Kills a node for good, to be removed by whoever misses it first.
+    pub fn condemn(&mut self, node: usize) {
+        if self.is_up(node) {
+            self.crash(node);
+        }
+        self.nodes[node].standing = Standing::Condemned;
+    }
+
+    /// What a node's tick does about those that go.
+    pub(super) fn bury(&mut self, by: usize) {
+        let status = self.nodes[by].machine.as_ref();
+        let status = status.map(|machine| machine.membership().me().status);
+        if self.nodes[by].standing == Standing::Leaving && status == Some(Status::Removed) {
+            self.nodes[by].standing = Standing::Gone;
+        }
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].standing != Standing::Condemned
+                || self.nodes[by].standing != Standing::Member
+            {
+                continue;
+            }
+            let (now, id) = (self.now(by), self.node_id(node));
+            let Some(machine) = &mut self.nodes[by].machine else {
+                continue;
+            };
+            if machine.is_up(id) {
+                continue;
+            }
+            let (result, effects) = machine.remove(now, id);
+            self.carry_out(by, effects);
+            if result.is_ok() {
+                self.nodes[node].standing = Standing::Gone;
+            }
+        }
+    }
+
+    /// Sets how every node keeps its replicas.
+    pub fn set_upkeep(&mut self, upkeep: Upkeep) {
+        self.settings.upkeep = upkeep;
+        for node in &mut self.nodes {
+            if let Some(machine) = &mut node.machine {
+                machine.set_upkeep(upkeep);
+            }
+        }
+    }
+
+    /// Whether every member serves, sees every other, and nobody is going.
+    pub fn is_settled(&self) -> bool {
+        let members = self.members();
+        let gone = (0..self.nodes.len()).filter(|node| self.is_gone(*node));
+        members.len() + gone.count() == self.nodes.len()
+            && members.iter().all(|&node| {
+                self.nodes[node].machine.as_ref().is_some_and(|machine| {
+                    machine.readiness().is_ok()
+                        && machine
+                            .reading_ring()
+                            .is_some_and(|ring| ring.layout().nodes().len() == members.len())
+                        && machine.writing_rings().len() == 1
+                        && machine.membership().is_filled()
+                        && members.iter().all(|&other| machine.is_up(self.node_id(other)))
+                })
+            })
+    }
+
+    /// How many hints all members hold together.
+    pub fn hints(&self) -> usize {
+        let held = |&node: &usize| match held_hints(&self.nodes[node].disk.store) {
+            Ok(count) => count as usize,
+            Err(error) => panic!("memory does not fail: {error}"),
+        };
+        self.members().iter().map(held).sum()
+    }
+
+    /// What keeps the replicas from being alike as far as their trees tell; none
+    /// when all trees are known, equal, and nowhere but where they belong.
+    pub fn disagreement(&self) -> Option<String> {
+        let members = self.members();
+        let machines: Vec<(usize, &Machine)> = members
+            .iter()
+            .filter_map(|&node| Some((node, self.machine(node)?)))
+            .collect();
+        for (node, machine) in &machines {
+            if !machine.trees().all_known() {
+                return Some(format!("n{node} has not made its trees"));
+            }
+            if machine.strays() > 0 {
+                return Some(format!("n{node} holds {} strays", machine.strays()));
+            }
+        }
+        if self.settings.upkeep == NO_UPKEEP {
+            return None;
+        }
+        let (_, first) = machines.first()?;
+        let ring = first.ring()?;
+        for partition in (0..ring.layout().partitions()).map(Partition) {
+            for class in 1..=5u8 {
+                let owners = ring.primaries(partition, class as usize);
+                let roots: Vec<(usize, Option<(Sum, u64)>)> = machines
+                    .iter()
+                    .filter(|(node, _)| owners.contains(&self.node_id(*node)))
+                    .map(|(node, machine)| (*node, machine.trees().root(partition, class)))
+                    .collect();
+                if roots.iter().any(|(_, root)| *root != roots[0].1) {
+                    return Some(format!(
+                        "the trees of {partition:?} for n={class} differ: {roots:?}"
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    /// Makes an item's row unreadable on one node; false when it has none.
+    pub fn damage(&mut self, node: usize, table: &str, key: &[u8]) -> bool {
+        let Some((partition, key)) = self.place(table, key) else {
+            return false;
+        };
+        self.nodes[node].disk.store.damage(partition, &key)
+    }
+
+    /// Makes one of a node's rows unreadable, by this choice; false when it has
+    /// none.
+    pub(super) fn damage_any(&mut self, node: usize, choice: u64) -> bool {
+        let store = &self.nodes[node].disk.store;
+        let rows = store.rows();
+        let Some((partition, key, _)) = rows.get(choice as usize % rows.len().max(1)) else {
+            return false;
+        };
+        store.damage(*partition, key)
+    }
+
+    fn place(&self, table: &str, key: &[u8]) -> Option<(Partition, ItemKey)> {
+        let machine = self.nodes.iter().find_map(|sim| sim.machine.as_ref())?;
+        let id = machine.tables().get(table)?.id;
+        let partition = machine.ring()?.partition(Position::of(table, key));
+        Some((partition, ItemKey::new(id, key, None)))
+    }
+
+    /// Whether a node's store has a row of this item, readable or not.
+    pub fn has_row(&self, node: usize, table: &str, key: &[u8]) -> bool {
+        let Some((partition, key)) = self.place(table, key) else {
+            return false;
+        };
+        let set = set_of(&self.nodes[node].disk.store, partition, &key);
+        set.map_or(true, |set| !set.is_empty())
+    }
+}
