@@ -76,8 +76,12 @@ pub struct Bounds {
     pub writes: u32,
     /// How many writes may be on their way from coordinators at once.
     pub puts: usize,
-    /// How many clients hold a token. There is always one more, who writes blindly.
+    /// How many clients hold a token, and go on with that of their own writes.
     pub sessions: usize,
+    /// Whether they read, too, any node at any time.
+    pub reads: bool,
+    /// Whether there is one more client, who writes blindly.
+    pub blind: bool,
     /// Which nodes coordinate.
     pub coordinators: &'static [usize],
     /// Which sets of peers may seem down to a coordinator.

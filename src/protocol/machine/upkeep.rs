@@ -107,7 +107,10 @@ impl Machine {
         let (&RECORD_VERSION, rest) = bytes.split_first()? else {
             return None;
         };
-        postcard::from_bytes(rest).ok()
+        let (persisted, rest) = postcard::take_from_bytes::<Persisted>(rest).ok()?;
+        // A life more is counted at each start: a record that leaves no number for
+        // it was never written, and taken at its word would start the count again.
+        (rest.is_empty() && persisted.incarnation < u64::MAX).then_some(persisted)
     }
 
     /// Acts on peers that came up.

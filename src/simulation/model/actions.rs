@@ -70,7 +70,7 @@ impl Model {
         }
         for (session, held) in state.sessions.iter().enumerate() {
             for (at, node) in state.nodes.iter().enumerate() {
-                if node.known != held.known && node.row.is_some() {
+                if self.bounds.reads && node.known != held.known && node.row.is_some() {
                     actions.push(Action::Read { session, at });
                 }
             }
@@ -90,7 +90,9 @@ impl Model {
                     delete,
                     down,
                 };
-                actions.push(write(None, false));
+                if self.bounds.blind {
+                    actions.push(write(None, false));
+                }
                 for (session, held) in state.sessions.iter().enumerate() {
                     actions.push(write(Some(session), false));
                     if !held.token.is_empty() {
