@@ -107,7 +107,6 @@ const REAPING: Bounds = Bounds {
 
 /// A primary seems down when the value is written, or when it is deleted.
 const REAPING_AND_HINTS: Bounds = Bounds {
-    writes: 2,
     down: &[&[], &[1]],
     ..REAPING
 };
