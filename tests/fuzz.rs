@@ -476,8 +476,8 @@ fn peer_frames() {
         real.map(|message| frame(&message)[codec::HEADER_BYTES..].to_vec())
             .collect(),
         Bound {
-            per_byte: 40,
-            constant: 4 << 10,
+            per_byte: 64,
+            constant: 8 << 10,
         },
         |payload| {
             let length = u32::try_from(payload.len()).expect("small");

@@ -37,9 +37,10 @@
 //!
 //! # To which depth
 //!
-//! `tests.rs` names the bounds of each run; within them the walk is complete, with
-//! no limit of depth, and the number of states is printed. Longer runs are
-//! `#[ignore]`d. The same bounds must find each deliberately [`Broken`] variant.
+//! `tests.rs` names the bounds of each run: one to three writes, at most four
+//! messages in flight, one crash, one reap. Within them the walk is complete, with
+//! no limit of depth (the longest shortest way to a state has 37 steps), and the
+//! number of states is printed: some 100,000 in all. Longer runs are `#[ignore]`d. The same bounds must find each deliberately [`Broken`] variant.
 //!
 //! # Not covered
 //!
@@ -60,6 +61,7 @@ mod node;
 mod reaping;
 mod state;
 mod tests;
+mod writes;
 
 use stateright::Property;
 
@@ -76,8 +78,12 @@ pub struct Bounds {
     pub writes: u32,
     /// How many writes may be on their way from coordinators at once.
     pub puts: usize,
-    /// How many clients hold a token. There is always one more, who writes blindly.
+    /// How many clients hold a token, and go on with that of their own writes.
     pub sessions: usize,
+    /// Whether they read, too, any node at any time.
+    pub reads: bool,
+    /// Whether there is one more client, who writes blindly.
+    pub blind: bool,
     /// Which nodes coordinate.
     pub coordinators: &'static [usize],
     /// Which sets of peers may seem down to a coordinator.

@@ -161,7 +161,16 @@ impl Machine {
     pub fn read_record(bytes: &[u8]) -> Result<Persisted, RecordError> {
         match bytes.split_first() {
             Some((&RECORD_VERSION, rest)) => {
-                postcard::from_bytes(rest).map_err(|_| RecordError::Damaged)
+                let (persisted, rest) = postcard::take_from_bytes::<Persisted>(rest)
+                    .map_err(|_| RecordError::Damaged)?;
+                // A life more is counted at each start: a record that leaves no number
+                // for it was never written, and taken at its word would start the
+                // count again.
+                if rest.is_empty() && persisted.incarnation < u64::MAX {
+                    Ok(persisted)
+                } else {
+                    Err(RecordError::Damaged)
+                }
             }
             Some((&version @ 1..RECORD_VERSION, _)) => Err(RecordError::Outdated(version)),
             Some((&version, _)) if version > RECORD_VERSION => Err(RecordError::Newer(version)),
