@@ -120,7 +120,7 @@ enum Command {
     /// Look after the modules that fold siblings
     #[command(subcommand)]
     Reconciler(reconciler::ReconcilerCommand),
-    /// Look at the cluster
+    /// Look at the cluster, and let nodes go
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
 }
