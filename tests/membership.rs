@@ -1,8 +1,11 @@
-//! How nodes find each other, remember it, and agree on tables.
+//! How nodes find each other, remember it, agree on tables, and part.
 
 mod common;
 
-use common::{Cluster, Expect, Plan, Request, eventually, free_port, item, until};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{Cluster, Expect, KINFOLD, Plan, Request, eventually, free_port, item, until};
 use serde_json::{Value, json};
 
 const TABLES: &str = "[tables.raw]\n\n[tables.limited]\nmax_value_bytes = 100\n";
@@ -308,4 +311,189 @@ fn what_was_said_last_about_a_table_holds() {
         .at(1)
         .put(&path, vec![0; 301])
         .refused(413, "too_large");
+}
+
+/// Runs a command against these endpoints.
+fn kinfold(endpoint: &str, arguments: &[&str]) -> Output {
+    Command::new(KINFOLD)
+        .env_clear()
+        .args(["--endpoint", endpoint, "cluster"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs")
+}
+
+/// What a command printed; it must have ended so.
+#[track_caller]
+fn printed(output: &Output, code: i32) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{text}{errors}");
+    text + &errors
+}
+
+/// Waits until these, and nobody else, are members and nothing is on its way.
+#[track_caller]
+fn wait_members(cluster: &Cluster, names: &[&str]) {
+    for name in names {
+        let node = &cluster.nodes[cluster.index(name)];
+        eventually(&format!("{name} knows {names:?} and no more"), || {
+            let view = node.try_view()?;
+            let moved = view["layout_version"] == view["layout_read"];
+            let whole = names.len() < 3 || view["under_replicated"] == 0;
+            let up = node.sees_up()?;
+            match node.members() == names && up == names.len() && moved && whole {
+                true => node.not_ready().map_or(Ok(()), Err),
+                false => Err(view.to_string()),
+            }
+        });
+    }
+}
+
+#[track_caller]
+fn wait_not_ready(node: &common::Node, wanted: &str) {
+    eventually(&format!("{} says why it is not ready", node.name), || {
+        let reason = node.not_ready().ok_or("it is ready")?;
+        match reason.contains(wanted) {
+            true => Ok(()),
+            false => Err(reason),
+        }
+    });
+    node.http()
+        .put(&item("raw", "k"), "v")
+        .refused(503, "not_ready");
+}
+
+/// A node that was removed: refused with its disk, taken without.
+fn comes_back_only_empty(cluster: &Cluster, index: usize, others: &[&str]) {
+    let node = &cluster.nodes[index];
+    for _ in 0..2 {
+        node.start();
+        wait_not_ready(node, "empty its data directory");
+        node.http()
+            .post("/v1/cluster/leave", "")
+            .refused(503, "not_ready");
+        wait_members(cluster, others);
+        assert_eq!(node.stop().code(), Some(0));
+    }
+    node.forget();
+    node.start();
+    assert!(cluster.settle());
+}
+
+#[test]
+fn a_node_leaves_is_gone_and_comes_back_empty() {
+    let cluster = Cluster::start(4, Plan::with(TABLES));
+    for key in 0..20 {
+        let path = item("raw", &format!("k{key}"));
+        cluster.at(key % 4).put(&path, format!("v{key}")).is(204);
+    }
+    let d = &cluster.nodes[3];
+    let said = printed(&kinfold(&d.endpoint(), &["leave"]), 0);
+    assert!(said.contains("d is leaving"), "{said}");
+    wait_members(&cluster, &["a", "b", "c"]);
+    wait_not_ready(d, "has left the cluster and may be stopped");
+    for key in 0..20 {
+        let path = item("raw", &format!("k{key}"));
+        let read = cluster.at(key % 3).get(&path).is(200).text();
+        assert_eq!(read, format!("v{key}"));
+        cluster
+            .at(key % 3)
+            .put(&format!("{path}?w=all"), "new")
+            .is(204);
+    }
+    assert_eq!(d.stop().code(), Some(0));
+    comes_back_only_empty(&cluster, 3, &["a", "b", "c"]);
+    // Over HTTP it is the same; and asked twice, once.
+    let reply = d.http().post("/v1/cluster/leave", "").is(202).document();
+    assert_eq!(reply, json!({"node": "d", "status": "leaving"}));
+    wait_members(&cluster, &["a", "b", "c"]);
+}
+
+#[test]
+fn a_dead_node_is_removed_and_its_disk_stays_away() {
+    let cluster = Cluster::start(4, Plan::with(TABLES));
+    let a = &cluster.nodes[0];
+    let detail = a
+        .http()
+        .delete("/v1/cluster/members/b")
+        .refused(409, "member_is_up");
+    assert!(detail.contains("kinfold cluster leave"), "{detail}");
+    a.http()
+        .delete("/v1/cluster/members/nobody")
+        .refused(404, "no_such_member");
+    let said = printed(&kinfold(&a.endpoint(), &["remove", "b"]), 4);
+    assert!(said.contains("member_is_up"), "{said}");
+    printed(&kinfold(&a.endpoint(), &["remove", "nobody"]), 3);
+
+    cluster.nodes[1].kill9();
+    cluster.wait_seen(0, 1, false);
+    let said = printed(&kinfold(&a.endpoint(), &["remove", "b", "--json"]), 0);
+    let said: Value = serde_json::from_str(&said).expect("one document");
+    assert_eq!(said, json!({"node": "b", "status": "removed"}));
+    // It was durable before it was said.
+    a.kill9();
+    a.start();
+    wait_members(&cluster, &["a", "c", "d"]);
+    let path = item("raw", "k");
+    cluster.at(2).put(&format!("{path}?w=all"), "v").is(204);
+    comes_back_only_empty(&cluster, 1, &["a", "c", "d"]);
+}
+
+#[test]
+fn the_last_node_does_not_leave() {
+    let cluster = Cluster::start(1, Plan::with(TABLES));
+    let only = &cluster.nodes[0];
+    only.http()
+        .post("/v1/cluster/leave", "")
+        .refused(409, "last_member");
+    let said = printed(&kinfold(&only.endpoint(), &["leave"]), 4);
+    assert!(said.contains("let another node join first"), "{said}");
+    let several = format!("{},{}", only.endpoint(), only.endpoint());
+    let said = printed(&kinfold(&several, &["leave"]), 2);
+    assert!(said.contains("--endpoint"), "{said}");
+    assert_eq!(only.not_ready(), None);
+}
+
+#[test]
+fn no_request_fails_while_nodes_come_and_go() {
+    let cluster = Cluster::prepare(4, Plan::with(TABLES));
+    for node in &cluster.nodes[..3] {
+        node.start();
+    }
+    wait_members(&cluster, &["a", "b", "c"]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..3)
+            .map(|index| {
+                let (http, stop) = (cluster.at(index), &stop);
+                scope.spawn(move || {
+                    let mut written = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        let path = item("raw", &format!("c{index}-{written}"));
+                        http.put(&path, format!("{written}")).is(204);
+                        assert_eq!(http.get(&path).is(200).text(), format!("{written}"));
+                        written += 1;
+                    }
+                    written
+                })
+            })
+            .collect();
+        let d = &cluster.nodes[3];
+        d.start();
+        wait_members(&cluster, &["a", "b", "c", "d"]);
+        d.http().post("/v1/cluster/leave", "").is(202);
+        wait_members(&cluster, &["a", "b", "c"]);
+        stop.store(true, Ordering::Relaxed);
+        for (index, client) in clients.into_iter().enumerate() {
+            let written: u32 = client.join().expect("no request failed");
+            assert!(written > 0);
+            for number in 0..written {
+                let path = item("raw", &format!("c{index}-{number}"));
+                let read = cluster.at((index + 1) % 3).get(&path).is(200).text();
+                assert_eq!(read, format!("{number}"));
+            }
+        }
+    });
 }

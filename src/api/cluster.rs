@@ -11,7 +11,8 @@ use super::query::Query;
 use super::route::Resource;
 use super::service::Service;
 use super::{Answer, Call, path, require_method};
-use crate::node::MemberView;
+use crate::node::{AdminError, MemberView};
+use crate::protocol::membership::RemoveRefused;
 use crate::protocol::message::Refusal;
 
 /// `GET /v1/cluster`.
@@ -37,6 +38,7 @@ pub fn show<S: Service>(service: &S, call: &Call) -> Answer {
         &json!({
             "node": view.node.as_ref(),
             "layout_version": view.layout_version,
+            "layout_read": view.layout_read,
             "members": members,
             "under_replicated": view.under_replicated,
             "strays": view.strays,
@@ -57,6 +59,27 @@ fn member(member: &MemberView) -> Value {
         "hints": member.hints,
         "clock_offset_us": member.clock_offset_us,
     })
+}
+
+/// `POST /v1/cluster/leave`: this node begins to leave. The answer says that this is
+/// decided and durable, not that it is done.
+pub async fn leave<S: Service>(service: &S, call: &Call) -> Answer {
+    require_method(call, Resource::Leave)?;
+    Query::parse(call.parts.uri.query(), &[])?;
+    service.leave().await?;
+    let document = json!({"node": service.name(), "status": "leaving"});
+    Ok(super::json(StatusCode::ACCEPTED, &document))
+}
+
+/// `DELETE /v1/cluster/members/{node}`: removes a dead member, at once.
+pub async fn remove<S: Service>(service: &S, member: &str, call: &Call) -> Answer {
+    require_method(call, Resource::Member)?;
+    Query::parse(call.parts.uri.query(), &[])?;
+    let no_such = || Problem::from(AdminError::Remove(RemoveRefused::Unknown));
+    let member = path::name(member)?.ok_or_else(no_such)?;
+    let name = service.remove_member(&member).await?;
+    let document = json!({"node": name, "status": "removed"});
+    Ok(super::json(StatusCode::ACCEPTED, &document))
 }
 
 /// `GET /v1/cluster/ring/{table}/{partition_key}`: where an item lies. The item

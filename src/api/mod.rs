@@ -334,6 +334,8 @@ impl<S: Service> Api<S> {
                 reconcilers::roll_back(&*self.service, name, call).await
             }
             (Resource::Cluster, _) => cluster::show(&*self.service, call),
+            (Resource::Leave, _) => cluster::leave(&*self.service, call).await,
+            (Resource::Member, [member, ..]) => cluster::remove(&*self.service, member, call).await,
             (Resource::Ring, [table, key, ..]) => cluster::ring(&*self.service, table, key, call),
             (Resource::Health, _) => health::alive(call),
             (Resource::Ready, _) => health::ready(&*self.service, call),

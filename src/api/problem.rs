@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use super::Body;
 use crate::node::AdminError;
 use crate::protocol::effect::StoreError;
+use crate::protocol::membership::{LeaveRefused, RemoveRefused};
 use crate::protocol::message::Refusal;
 
 /// What `Retry-After` says, in seconds: the smallest whole number, since what
@@ -32,11 +33,14 @@ pub enum Code {
     NotFound,
     NoSuchTable,
     NoSuchReconciler,
+    NoSuchMember,
     MethodNotAllowed,
     OperationsOnly,
     NotAcceptable,
     RequestTimeout,
     TooManySiblings,
+    MemberIsUp,
+    LastMember,
     TooLarge,
     UnsupportedMediaType,
     InvalidTable,
@@ -75,6 +79,7 @@ impl Code {
             Code::NotFound => (S::NOT_FOUND, "not_found", "Nothing is here"),
             Code::NoSuchTable => (S::NOT_FOUND, "no_such_table", "No such table"),
             Code::NoSuchReconciler => (S::NOT_FOUND, "no_such_reconciler", "No such reconciler"),
+            Code::NoSuchMember => (S::NOT_FOUND, "no_such_member", "No such member"),
             Code::MethodNotAllowed => (
                 S::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
@@ -96,6 +101,12 @@ impl Code {
                 "The request's body did not come in time",
             ),
             Code::TooManySiblings => (S::CONFLICT, "too_many_siblings", "Too many siblings"),
+            Code::MemberIsUp => (S::CONFLICT, "member_is_up", "The member is up"),
+            Code::LastMember => (
+                S::CONFLICT,
+                "last_member",
+                "Nobody could take over the node's data",
+            ),
             Code::TooLarge => (S::PAYLOAD_TOO_LARGE, "too_large", "Too large"),
             Code::UnsupportedMediaType => (
                 S::UNSUPPORTED_MEDIA_TYPE,
@@ -276,6 +287,11 @@ impl From<AdminError> for Problem {
             AdminError::LawViolated { .. } => Code::LawViolated,
             AdminError::NoSuchTable => Code::NoSuchTable,
             AdminError::NoSuchReconciler => Code::NoSuchReconciler,
+            AdminError::Leave(LeaveRefused::LastMember) => Code::LastMember,
+            AdminError::Remove(RemoveRefused::Unknown) => Code::NoSuchMember,
+            AdminError::Remove(RemoveRefused::IsUp { .. }) => Code::MemberIsUp,
+            AdminError::Leave(LeaveRefused::NoCluster)
+            | AdminError::Remove(RemoveRefused::NoCluster) => Code::NotReady,
             AdminError::Refused(refusal) => return Problem::from(refusal.clone()),
         };
         let problem = Problem::new(code, &error);

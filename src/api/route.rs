@@ -18,6 +18,8 @@ pub enum Resource {
     Reconciler,
     Rollback,
     Cluster,
+    Leave,
+    Member,
     Ring,
     Health,
     Ready,
@@ -48,7 +50,8 @@ impl Resource {
                 "GET, HEAD, PUT, DELETE",
             ),
             Resource::Reconciler => (&[Method::GET, Method::HEAD, Method::PUT], "GET, HEAD, PUT"),
-            Resource::Rollback => (&[Method::POST], "POST"),
+            Resource::Rollback | Resource::Leave => (&[Method::POST], "POST"),
+            Resource::Member => (&[Method::DELETE], "DELETE"),
             Resource::Peer => (&[Method::GET], "GET"),
             Resource::Tables
             | Resource::Reconcilers
@@ -74,7 +77,7 @@ impl Resource {
             },
             Resource::Tables | Resource::Table => "table",
             Resource::Reconcilers | Resource::Reconciler | Resource::Rollback => "reconciler",
-            Resource::Cluster | Resource::Ring => "cluster",
+            Resource::Cluster | Resource::Leave | Resource::Member | Resource::Ring => "cluster",
             Resource::Health | Resource::Ready | Resource::Metrics | Resource::OpenApi => "health",
             Resource::Peer => "peer",
         }
@@ -104,6 +107,10 @@ pub fn find(path: &str) -> Option<(Resource, Vec<String>)> {
         ["v1", "reconcilers", name] if !name.is_empty() => (Resource::Reconciler, &segments[2..]),
         ["v1", "reconcilers", _, "rollback"] => (Resource::Rollback, &segments[2..3]),
         ["v1", "cluster"] => (Resource::Cluster, &[]),
+        ["v1", "cluster", "leave"] => (Resource::Leave, &[]),
+        ["v1", "cluster", "members", member] if !member.is_empty() => {
+            (Resource::Member, &segments[3..])
+        }
         ["v1", "cluster", "ring", _, _] => (Resource::Ring, &segments[3..]),
         ["healthz"] => (Resource::Health, &[]),
         ["readyz"] => (Resource::Ready, &[]),
@@ -123,7 +130,7 @@ mod tests {
     use super::*;
 
     /// Every published path with its methods: the router knows no other.
-    const PUBLISHED: [(&str, Resource, &[&str]); 15] = [
+    const PUBLISHED: [(&str, Resource, &[&str]); 17] = [
         (
             "/v1/tables/{table}/items/{partition_key}",
             Resource::Items,
@@ -162,6 +169,8 @@ mod tests {
             &["post"],
         ),
         ("/v1/cluster", Resource::Cluster, &["get", "head"]),
+        ("/v1/cluster/leave", Resource::Leave, &["post"]),
+        ("/v1/cluster/members/{node}", Resource::Member, &["delete"]),
         (
             "/v1/cluster/ring/{table}/{partition_key}",
             Resource::Ring,

@@ -53,6 +53,13 @@ pub trait Service: Send + Sync + 'static {
         name: &str,
         digest: Digest,
     ) -> impl Future<Output = Result<(), AdminError>> + Send;
+    /// This node begins to leave the cluster.
+    fn leave(&self) -> impl Future<Output = Result<(), AdminError>> + Send;
+    /// Removes a dead member, by its name or id. Returns its name.
+    fn remove_member(
+        &self,
+        member: &str,
+    ) -> impl Future<Output = Result<String, AdminError>> + Send;
     /// The bytes of a module that this node holds.
     fn module_bytes(&self, digest: Digest) -> Option<Bytes>;
     /// How a module has fared on this node.
@@ -113,6 +120,14 @@ impl Service for Node {
 
     async fn roll_back_reconciler(&self, name: &str, digest: Digest) -> Result<(), AdminError> {
         Node::roll_back_reconciler(self, name, digest).await
+    }
+
+    async fn leave(&self) -> Result<(), AdminError> {
+        Node::leave(self).await
+    }
+
+    async fn remove_member(&self, member: &str) -> Result<String, AdminError> {
+        Node::remove_member(self, member).await
     }
 
     fn module_bytes(&self, digest: Digest) -> Option<Bytes> {

@@ -1,4 +1,4 @@
-//! `kinfold cluster`: shows the nodes, and where an item lies.
+//! `kinfold cluster`: shows the nodes, and where an item lies; lets nodes go.
 
 use std::ffi::OsString;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Common;
 use super::error::{CliError, expect_success};
 use super::output::{Output, cell, list};
-use crate::client::segment;
+use crate::client::{Client, Request, segment};
 
 #[derive(Subcommand, Debug)]
 pub enum ClusterCommand {
@@ -20,7 +20,27 @@ pub enum ClusterCommand {
         /// The partition key: any bytes
         key: OsString,
     },
+    /// Let the node at --endpoint leave: it hands over its data, then may be stopped
+    #[command(after_help = LEAVE_HELP)]
+    Leave,
+    /// Remove a dead node for good: the others take over its share
+    #[command(after_help = REMOVE_HELP)]
+    Remove {
+        /// Its name or id, as `kinfold cluster status` shows it
+        node: String,
+    },
 }
+
+const LEAVE_HELP: &str = "\
+Only one node leaves: name it alone with --endpoint. It serves until everything is
+handed over. `kinfold cluster status` shows `leaving` until then; afterwards the node
+is gone from the list, says that it may be stopped, and its data directory may be
+emptied.";
+
+const REMOVE_HELP: &str = "\
+For a node that is dead and stays dead: what only it had is lost. One that is up is
+asked to leave instead. Do not start a removed node again with its old data directory;
+emptied, it may join anew.";
 
 pub async fn run(common: &Common, command: ClusterCommand) -> Result<(), CliError> {
     let output = common.output();
@@ -39,7 +59,42 @@ pub async fn run(common: &Common, command: ClusterCommand) -> Result<(), CliErro
             let answer = expect_success(client.get(&path).await?)?.json()?;
             ring(&output, &answer)
         }
+        ClusterCommand::Leave => leave(common, &output, &client).await,
+        ClusterCommand::Remove { node } => {
+            let path = format!("/v1/cluster/members/{}", segment(node.as_bytes()));
+            let answer = expect_success(client.send(Request::delete(path)).await?)?.json()?;
+            removed(&output, &answer)
+        }
     }
+}
+
+async fn leave(common: &Common, output: &Output, client: &Client) -> Result<(), CliError> {
+    // With several endpoints it would be chance who leaves.
+    if common.endpoint.contains(',') {
+        let text = "name the one node that is to leave with --endpoint".to_owned();
+        return Err(CliError::Usage(text));
+    }
+    let request = Request::post("/v1/cluster/leave", "");
+    let answer: Value = expect_success(client.send(request).await?)?.json()?;
+    if output.json {
+        return output.json(&answer);
+    }
+    output.line(&format!(
+        "{} is leaving: it serves until the others have its data, and says so when it may be \
+         stopped; `kinfold cluster status` at another node shows it as leaving until then",
+        cell(&answer["node"])
+    ))
+}
+
+fn removed(output: &Output, answer: &Value) -> Result<(), CliError> {
+    if output.json {
+        return output.json(answer);
+    }
+    output.line(&format!(
+        "{} is removed: the others take over its share, `kinfold cluster status` shows how many \
+         partitions still lack copies; do not start it again before its data directory is empty",
+        cell(&answer["node"])
+    ))
 }
 
 fn status(output: &Output, answer: &Value) -> Result<(), CliError> {
@@ -78,10 +133,15 @@ fn status(output: &Output, answer: &Value) -> Result<(), CliError> {
         "clock",
     ];
     output.table(&header, rows)?;
+    let (newest, read) = (&answer["layout_version"], &answer["layout_read"]);
+    let moving = match newest == read || read.is_null() {
+        true => String::new(),
+        false => format!(" (reads still go by {})", cell(read)),
+    };
     output.line(&format!(
-        "seen from {}, layout {}, {} under-replicated partitions, {} strays",
+        "seen from {}, layout {}{moving}, {} under-replicated partitions, {} strays",
         cell(&answer["node"]),
-        cell(&answer["layout_version"]),
+        cell(newest),
         cell(&answer["under_replicated"]),
         cell(&answer["strays"]),
     ))?;

@@ -155,6 +155,7 @@ impl CliError {
 fn hint(code: &str, retry_after: Option<&str>) -> String {
     let advice = match code {
         "no_such_table" => "`kinfold table list` shows the tables, `kinfold table set` makes one",
+        "no_such_member" => "`kinfold cluster status` shows the members",
         "no_such_reconciler" => {
             "`kinfold reconciler list` shows the modules, `kinfold reconciler push` adds one"
         }

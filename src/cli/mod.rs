@@ -121,7 +121,7 @@ enum Command {
     /// Look after the modules that fold siblings
     #[command(subcommand)]
     Reconciler(reconciler::ReconcilerCommand),
-    /// Look at the cluster
+    /// Look at the cluster, and let nodes go
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
     /// Play clusters under faults, and check that nothing is lost

@@ -1,4 +1,4 @@
-//! Changing tables and modules.
+//! Changing tables, modules and who belongs to the cluster.
 //!
 //! Promises: what was answered is durable on this node and on its way to the
 //! others; a definition or module that is refused changed nothing; what a config
@@ -13,9 +13,13 @@ use super::{ModuleError, Node, lock};
 use crate::protocol::catalog::{
     Catalog, Digest, MAX_RECONCILERS, MAX_TABLES, ModuleInfo, TableDefinition,
 };
+use crate::protocol::effect::Effect;
 use crate::protocol::effect::{Input, StoreError, StoreRequest};
 use crate::protocol::machine::MEMBERSHIP_RECORD;
+use crate::protocol::machine::Machine;
+use crate::protocol::membership::{LeaveRefused, RemoveRefused};
 use crate::protocol::message::Refusal;
+use crate::protocol::time::Now;
 
 /// The record of what the config file said last time.
 const CONFIG_RECORD: &str = "config-tables";
@@ -44,6 +48,10 @@ pub enum AdminError {
     NoSuchTable,
     #[error("no reconciler has this name or digest")]
     NoSuchReconciler,
+    #[error("{0}")]
+    Leave(LeaveRefused),
+    #[error("{0}")]
+    Remove(RemoveRefused),
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
@@ -84,10 +92,20 @@ impl Node {
     /// Changes the catalog, carries out what follows, and waits until the
     /// change is durable here.
     async fn change<T>(&self, change: impl FnOnce(&mut Catalog) -> T) -> Result<T, AdminError> {
+        self.decide(|machine, now| machine.change_catalog(now, change))
+            .await
+    }
+
+    /// Has the machine decide something that gossip carries, carries out what
+    /// follows, and waits until the decision is durable here.
+    async fn decide<T>(
+        &self,
+        decision: impl FnOnce(&mut Machine, Now) -> (T, Vec<Effect>),
+    ) -> Result<T, AdminError> {
         let (result, effects, record) = {
             let mut machine = lock(&self.machine);
             let now = self.ports.clock.now();
-            let (result, effects) = machine.change_catalog(now, change);
+            let (result, effects) = decision(&mut machine, now);
             (result, effects, machine.record())
         };
         self.carry_out(effects);
@@ -218,6 +236,36 @@ impl Node {
         } else {
             Err(AdminError::NoSuchReconciler)
         }
+    }
+
+    /// This node begins to leave the cluster. Asked again, it goes on leaving.
+    pub async fn leave(&self) -> Result<(), AdminError> {
+        let _turn = self.changing.lock().await;
+        self.ready_to_change()?;
+        self.decide(Machine::leave)
+            .await?
+            .map_err(AdminError::Leave)?;
+        tracing::info!(node = %self.name(), "leaving the cluster");
+        Ok(())
+    }
+
+    /// Removes a dead member, by its name or id. Returns its name.
+    pub async fn remove_member(&self, member: &str) -> Result<String, AdminError> {
+        let _turn = self.changing.lock().await;
+        self.ready_to_change()?;
+        let found = {
+            let machine = lock(&self.machine);
+            let mut members = machine.membership().members();
+            members
+                .find(|known| *known.name == *member || known.node.to_string() == member)
+                .map(|known| (known.node, known.name.to_string()))
+        };
+        let (node, name) = found.ok_or(AdminError::Remove(RemoveRefused::Unknown))?;
+        self.decide(|machine, now| machine.remove(now, node))
+            .await?
+            .map_err(AdminError::Remove)?;
+        tracing::info!(node = %self.name(), member = %name, "removed a member");
+        Ok(name)
     }
 
     /// Makes the modules that are compiled into the server known, where nobody

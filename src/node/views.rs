@@ -17,8 +17,12 @@ pub struct ClusterView {
     pub node: Arc<str>,
     pub cluster: Option<String>,
     pub layout_version: u64,
+    /// The version of the layout that reads go by: the same, but for the time that
+    /// the newest one's data is on its way.
+    pub layout_read: u64,
     pub members: Vec<MemberView>,
-    /// Partitions with fewer live holders than they should have.
+    /// Partitions with fewer live holders than they should have, by the layout that
+    /// reads go by.
     pub under_replicated: u64,
     /// Items that this node holds of partitions that it does not own, those kept
     /// for a primary that is away among them.
@@ -99,7 +103,7 @@ impl Node {
             })
             .collect();
         members.sort_by(|left, right| left.node.cmp(&right.node));
-        let under_replicated = layout.map_or(0, |layout| {
+        let under_replicated = membership.reading().map_or(0, |layout| {
             (0..layout.partitions())
                 .filter(|&partition| {
                     let live = layout
@@ -127,6 +131,7 @@ impl Node {
             node: self.name.clone(),
             cluster: membership.cluster().map(|cluster| cluster.to_string()),
             layout_version: layout.map_or(0, |layout| layout.version()),
+            layout_read: membership.reading().map_or(0, |layout| layout.version()),
             members,
             under_replicated,
             strays: machine.strays(),
@@ -138,7 +143,7 @@ impl Node {
     pub fn ring_view(&self, table: &str, partition_key: &[u8]) -> Option<RingView> {
         let machine = lock(&self.machine);
         let definition = machine.tables().get(table)?.definition.clone();
-        let ring = machine.ring()?;
+        let ring = machine.reading_ring()?;
         let position = Position::of(table, partition_key);
         let partition = ring.partition(position);
         let membership = machine.membership();

@@ -114,6 +114,9 @@ pub struct Membership {
     history: History,
     /// Whether this life began with nothing of a cluster on disk.
     came_empty: bool,
+    /// From which round on this node's gossip says that it has left, until somebody
+    /// answered such a round.
+    farewell: Option<u64>,
     catalog: Catalog,
     catalog_digest: u64,
     detector: Detector,
@@ -192,6 +195,7 @@ impl Membership {
             cluster,
             members,
             history,
+            farewell: None,
             catalog,
             catalog_digest,
             clocks: BTreeMap::new(),
@@ -215,7 +219,7 @@ impl Membership {
     /// Time passed. Call it every few dozen milliseconds; it paces itself.
     /// `now_ms` is monotonic, `now_us` the wall clock.
     pub fn tick(&mut self, now_ms: u64, now_us: u64, dice: &mut dyn FnMut() -> u64) -> Vec<Gossip> {
-        if self.fatal.is_none() {
+        if self.may_gossip() {
             self.detector.tick(now_ms);
             self.notice_pause(now_ms);
             if self.cluster.is_none() {
@@ -240,7 +244,7 @@ impl Membership {
         now_ms: u64,
         now_us: u64,
     ) -> Vec<Gossip> {
-        if self.fatal.is_none() {
+        if self.may_gossip() {
             match message {
                 Message::GossipSummary(summary) => self.on_summary(from, summary, now_ms, now_us),
                 Message::GossipNews(news) => self.on_news(from, *news, now_ms, now_us),
@@ -300,6 +304,8 @@ impl Membership {
             self.out
                 .extend([Gossip::MembersChanged, Gossip::LayoutChanged]);
         }
+        self.announce_reading(revision);
+        self.settle_layouts();
         self.take()
     }
 
@@ -309,10 +315,23 @@ impl Membership {
             node: self.identity.node,
             incarnation: self.me().incarnation,
             cluster: self.cluster,
-            members: self.members.values().cloned().collect(),
+            members: self
+                .members
+                .values()
+                .map(|m| self.as_remembered(m))
+                .collect(),
             layouts: self.layouts(),
             catalog: self.catalog.clone(),
         }
+    }
+
+    /// An entry as the disk has it: what is read from is told only when it is there.
+    fn as_remembered(&self, member: &Member) -> Member {
+        let mut entry = member.clone();
+        if entry.node == self.identity.node {
+            entry.layout_read = self.history.read();
+        }
+        entry
     }
 
     /// The revision that `persisted()` describes, for `on_persisted`.
@@ -384,6 +403,12 @@ impl Membership {
         member.is_some_and(|member| member.status == Status::Removed)
     }
 
+    /// One that was removed tells so for as long as it runs: others may not have
+    /// heard of it before it was stopped.
+    fn may_gossip(&self) -> bool {
+        matches!(self.fatal, None | Some(Fault::Removed))
+    }
+
     /// Whether this node may take part at all. One that is unfit must not even give
     /// back what it holds for others: it does not belong to them.
     pub fn is_fit(&self) -> bool {
@@ -418,6 +443,7 @@ impl Membership {
             return Err(NotReady::Founding);
         }
         match self.me().status {
+            Status::Removed if self.farewell.is_some() => return Err(NotReady::TakingLeave),
             Status::Removed => return Err(NotReady::Left),
             Status::Joining => return Err(NotReady::Joining),
             Status::Up | Status::Leaving => {}

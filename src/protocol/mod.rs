@@ -64,9 +64,9 @@
 //!   between its answer and its last acknowledgement are mended by read repair only,
 //!   until replicas compare themselves (exchange, by Merkle trees), which is not
 //!   built yet.
-//! - Data that follows the layout. When a node joins, the layout changes and nothing
-//!   is moved yet: clusters form from their seeds, before they hold data. Nodes do
-//!   not leave yet.
+//! - Data that follows the layout. When nodes join, leave or are removed, reads and
+//!   writes go by the layouts as `membership/history.rs` says, but nothing is moved
+//!   yet: a node calls itself synced as soon as it may begin to be.
 //! - An end to tombstones. They are not reaped yet.
 //! - Protection from peers that lie.
 //!

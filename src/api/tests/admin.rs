@@ -248,6 +248,7 @@ async fn the_cluster_and_the_ring_are_shown() {
     assert_eq!(
         keys,
         [
+            "layout_read",
             "layout_version",
             "members",
             "node",
@@ -274,15 +275,7 @@ async fn the_cluster_and_the_ring_are_shown() {
         .get("/v1/cluster/ring/raw/")
         .await
         .problem(400, "bad_request");
-    // They belong to a later release, and are not half there.
-    server
-        .post("/v1/cluster/leave", "")
-        .await
-        .problem(404, "not_found");
-    server
-        .delete("/v1/cluster/members/b", &[])
-        .await
-        .problem(404, "not_found");
+    // It belongs to a later release, and is not half there.
     server
         .post("/v1/tables/raw/dry-run", "{}")
         .await
@@ -341,4 +334,48 @@ async fn peers_are_handed_over() {
     let reply = server.get_with("/internal/v1/peer", &upgrade).await;
     assert_eq!(reply.status, 101);
     assert_eq!(reply.header("upgrade"), "kinfold-peer/1");
+}
+
+#[tokio::test]
+async fn members_leave_and_are_removed_or_it_is_said_why_not() {
+    let server = serve().await;
+    let reply = server.post("/v1/cluster/leave", "").await;
+    assert_eq!(reply.status, 202);
+    assert_eq!(reply.json(), json!({"node": "a", "status": "leaving"}));
+    server.world.alive.store(1, Ordering::Relaxed);
+    let detail = server
+        .post("/v1/cluster/leave", "")
+        .await
+        .problem(409, "last_member");
+    assert!(detail.contains("let another node join"), "{detail}");
+    server
+        .get("/v1/cluster/leave")
+        .await
+        .problem(405, "method_not_allowed");
+    server
+        .post("/v1/cluster/leave?now=true", "")
+        .await
+        .problem(400, "bad_request");
+
+    let reply = server.delete("/v1/cluster/members/c", &[]).await;
+    assert_eq!(reply.status, 202);
+    assert_eq!(reply.json(), json!({"node": "c", "status": "removed"}));
+    let detail = server
+        .delete("/v1/cluster/members/b", &[])
+        .await
+        .problem(409, "member_is_up");
+    assert!(detail.contains("kinfold cluster leave"), "{detail}");
+    for unknown in ["nobody", "%FF", "a%20b"] {
+        let reply = server
+            .delete(&format!("/v1/cluster/members/{unknown}"), &[])
+            .await;
+        reply.problem(404, "no_such_member");
+    }
+    let reply = server.get("/v1/cluster/members/c").await;
+    reply.problem(405, "method_not_allowed");
+    assert_eq!(reply.header("allow"), "DELETE");
+    server
+        .get("/v1/cluster/members")
+        .await
+        .problem(404, "not_found");
 }

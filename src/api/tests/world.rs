@@ -20,6 +20,7 @@ use crate::protocol::catalog::{
 use crate::protocol::context::Context;
 use crate::protocol::dot::Epoch;
 use crate::protocol::id::{ItemKey, NodeId, Partition, Position};
+use crate::protocol::membership::{LeaveRefused, RemoveRefused};
 use crate::protocol::message::{Ask, ItemRequest, Refusal, Response, ValueResponse};
 use crate::protocol::replica::{
     Draft, Minting, Mutation, Outcome, Row, apply, plan_event, plan_fold, plan_operation,
@@ -329,6 +330,7 @@ impl Service for World {
             node: "a".into(),
             cluster: Some("c".into()),
             layout_version: 4,
+            layout_read: 3,
             members: vec![
                 member("a", "up"),
                 member("b", "up"),
@@ -413,6 +415,23 @@ impl Service for World {
         let mut catalog = self.catalog.lock().unwrap();
         let done = catalog.roll_back_reconciler(name, digest);
         done.then_some(()).ok_or(AdminError::NoSuchReconciler)
+    }
+
+    async fn leave(&self) -> Result<(), AdminError> {
+        match self.alive.load(Ordering::Relaxed) {
+            0 | 1 => Err(AdminError::Leave(LeaveRefused::LastMember)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn remove_member(&self, member: &str) -> Result<String, AdminError> {
+        match member {
+            "a" | "b" => Err(AdminError::Remove(RemoveRefused::IsUp {
+                name: member.into(),
+            })),
+            "c" => Ok("c".into()),
+            _ => Err(AdminError::Remove(RemoveRefused::Unknown)),
+        }
     }
 
     fn module_bytes(&self, digest: Digest) -> Option<Bytes> {

@@ -73,6 +73,7 @@ impl Membership {
             let me = self.me_mut();
             me.status = Status::Removed;
             me.heartbeat += 1;
+            self.farewell = Some(self.gossip.upcoming());
             self.members_changed();
         }
         self.take()

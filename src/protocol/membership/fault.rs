@@ -64,6 +64,8 @@ pub enum NotReady {
     Joining,
     #[error("waiting for the first gossip round since this node was away")]
     CatchingUp,
+    #[error("this node has left the cluster, and tells the others so")]
+    TakingLeave,
     #[error("this node has left the cluster and may be stopped")]
     Left,
     #[error("{0}")]

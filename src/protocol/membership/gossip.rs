@@ -158,6 +158,11 @@ impl Rounds {
         self.caught_up
     }
 
+    /// The number that the next round will have.
+    pub(super) fn upcoming(&self) -> u64 {
+        self.next
+    }
+
     fn next_round(&mut self) -> u64 {
         self.next += 1;
         self.next - 1
@@ -183,6 +188,10 @@ impl Membership {
             let jitter_ms = dice() % (self.pace.gossip_interval_ms / 8).max(1);
             self.gossip.due_ms = now_ms + self.pace.gossip_interval_ms + jitter_ms;
             self.me_mut().heartbeat += 1;
+            if self.history.awaits_disk() {
+                // The store may have failed.
+                self.asked_revision = 0;
+            }
             if !caught_up {
                 self.gossip.alone += 1;
                 if self.gossip.alone > ROUNDS_ALONE {
@@ -403,6 +412,8 @@ impl Membership {
         }
         self.on_heard(from, now_ms);
         if let Some(answered) = answered {
+            // Whoever answers a round has taken in what it said.
+            self.farewell = self.farewell.filter(|&first| answered.round < first);
             self.gossip.caught_up();
             let clock = self.clocks.entry(from).or_default();
             clock.add(answered.wall_us, news.wall_us, now_us);

@@ -55,6 +55,9 @@ pub(super) struct History {
     placed: Vec<Placed>,
     /// The version that is read from; 0 before there is any.
     reading: u64,
+    /// The revision that has to be durable before others hear from what is read: a
+    /// crash must not take back what they acted on.
+    announce: Option<u64>,
     /// Whether members or layouts changed since it was last looked at what may be
     /// read and dropped.
     unsettled: bool,
@@ -74,6 +77,16 @@ impl History {
 
     pub(super) fn newest(&self) -> Option<&Placed> {
         self.placed.last()
+    }
+
+    /// The version that is read from; 0 before there is any.
+    pub(super) fn read(&self) -> u64 {
+        self.reading
+    }
+
+    /// Whether something waits to be durable before it is told.
+    pub(super) fn awaits_disk(&self) -> bool {
+        self.announce.is_some()
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -145,7 +158,7 @@ impl Membership {
     /// was wiped or restored does not, and must not be asked: what it lacks would
     /// pass for absent.
     pub fn is_filled(&self) -> bool {
-        self.me().layout_synced >= self.me().layout_read
+        self.me().layout_synced >= self.history.reading
     }
 
     /// The version that this node should become synced to: the newest one, once
@@ -294,13 +307,8 @@ impl Membership {
             // restored from long ago.
             reading = oldest;
         }
-        let moved = reading != self.history.reading || reading != self.me().layout_read;
+        let moved = reading != self.history.reading;
         self.history.reading = reading;
-        if moved {
-            let me = self.me_mut();
-            me.layout_read = reading;
-            me.heartbeat += 1;
-        }
         let knows_all = self.knows_all_named();
         let counted = self.members.values().filter(|member| self.counts(member));
         let read_by_all = counted.map(|member| member.layout_read).min();
@@ -312,6 +320,26 @@ impl Membership {
         if moved || self.history.placed.len() < before {
             self.out.push(Gossip::LayoutChanged);
             self.standing_changed();
+            if moved {
+                self.history.announce = Some(self.revision);
+            }
+        }
+    }
+
+    /// What this node reads from is on disk: now the others may count on it.
+    pub(super) fn announce_reading(&mut self, durable: u64) {
+        if self
+            .history
+            .announce
+            .is_some_and(|revision| durable >= revision)
+        {
+            self.history.announce = None;
+            let reading = self.history.reading;
+            let me = self.me_mut();
+            me.layout_read = reading;
+            me.heartbeat += 1;
+            self.history.unsettle();
+            self.gossip.hurry();
         }
     }
 }

@@ -155,7 +155,8 @@ impl Membership {
             });
             return;
         }
-        if theirs.rank() <= me.rank() {
+        // One that was removed has nothing to claim any more, whoever bears its name.
+        if theirs.rank() <= me.rank() || me.status == Status::Removed {
             return;
         }
         if theirs.status == Status::Removed {

@@ -5,6 +5,7 @@ use super::*;
 use crate::protocol::catalog::TableDefinition;
 use crate::protocol::layout::Candidate;
 
+mod change;
 mod life;
 mod network;
 mod random;

@@ -285,6 +285,11 @@ impl Network {
         self.disk_ms = disk_ms;
     }
 
+    /// From now on this goes wrong.
+    pub fn worsen(&mut self, faults: Faults) {
+        self.faults = faults;
+    }
+
     /// From now on nothing goes wrong.
     pub fn calm(&mut self) {
         self.faults = Faults::default();
