@@ -56,7 +56,7 @@ pub const LINGER: Duration = Duration::from_millis(250);
 fn room_with(max_files: usize) -> usize {
     let for_clients = max_files.saturating_sub(OWN_FILES + MAX_TURNED_AWAY);
     // With very few files some go to clients all the same, or none would be served.
-    for_clients.clamp(max_files / 4 + 1, MAX_CONNECTIONS)
+    for_clients.max(max_files / 4 + 1).min(MAX_CONNECTIONS)
 }
 
 /// How many files the process may open, as Linux tells; elsewhere it is not
