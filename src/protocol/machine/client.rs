@@ -505,3 +505,6 @@ impl Machine {
         self.slots.get(&id).map(|slot| &slot.stage)
     }
 }
+
+#[cfg(test)]
+mod tests;
