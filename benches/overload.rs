@@ -385,7 +385,13 @@ async fn measure(args: &Args, server: &PathBuf, under: &[&str]) -> anyhow::Resul
         .tempdir()?;
     let servers = Servers::start(data.path(), server, &args.durability, under).await?;
     println!("{}, run by {under:?}", server.display());
-    fill(args, &servers).await?;
+    if args
+        .phases
+        .iter()
+        .any(|phase| phase == "get" || phase == "mix")
+    {
+        fill(args, &servers).await?;
+    }
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header([

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::api::{self, Api};
 use crate::clock::{Clock, Dice, SystemClock};
@@ -37,6 +37,7 @@ use crate::transport::Deliver;
 use crate::transport::codec::WIRE_VERSIONS;
 use crate::transport::http::{self, HttpTransport};
 
+use self::connections::Clients;
 pub use self::connections::{MAX_CONNECTIONS, MAX_STALL};
 
 /// How long requests in hand may take once the server was told to stop.
@@ -272,14 +273,30 @@ pub async fn run(
         clock,
     } = parts;
     let peers = transport.clone();
+    // A peer's connection comes in among clients' and is served by the transport,
+    // apart from them.
     let peer: api::PeerHandler = Box::new(move |request| {
         let response = peers.accept(request);
         Box::pin(std::future::ready(response))
     });
     let api = Arc::new(Api::new(node.clone(), metrics, clock, peer));
-    let listener = tokio::net::TcpListener::from_std(listener).context("the listener")?;
+    let clients = Clients::new().context("threads for clients")?;
+    let listener = {
+        let _there = clients.handle().enter();
+        tokio::net::TcpListener::from_std(listener).context("the listener")?
+    };
     let (stop, stopped) = watch::channel(false);
-    connections::serve(listener, api, stopped, shutdown).await;
+    let (close, closed) = oneshot::channel::<()>();
+    let closed = async move {
+        // A sender that is gone means the same as a word from it.
+        let _gone = closed.await;
+    };
+    let accepting = clients
+        .handle()
+        .spawn(connections::serve(listener, api, stopped, closed));
+    shutdown.await;
+    drop(close);
+    accepting.await.context("accepting connections")?;
 
     tracing::info!(node = %config.node.name, "draining");
     node.drain();

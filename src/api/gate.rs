@@ -26,12 +26,13 @@ use super::problem::{Code, Problem};
 
 /// How many item requests are carried out at once, for each core; the next is told
 /// at once that the node is overloaded. A core does a few thousand a second, so
-/// these are some hundredths of a second of work: enough to fill a commit with
+/// these are less than a tenth of a second of work: enough to fill a commit with
 /// what came while the last one was synced.
-pub const ITEM_REQUESTS_PER_CORE: u64 = 64;
+pub const ITEM_REQUESTS_PER_CORE: u64 = 128;
 /// The fewest item requests that are carried out at once: a slow disk holds them
-/// up whatever the cores could do.
-pub const MIN_ITEM_REQUESTS: u64 = 128;
+/// up whatever the cores could do, and so do answers that wait for their turn to
+/// leave among thousands of refusals.
+pub const MIN_ITEM_REQUESTS: u64 = 256;
 /// The most item requests that are carried out at once.
 pub const MAX_ITEM_REQUESTS: u64 = 1024;
 /// How many bytes of bodies and answers are held at once: four values of the

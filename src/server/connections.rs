@@ -8,6 +8,12 @@
 //! clients must not drop out of its cluster. A client that takes nothing of its
 //! answer for [`MAX_STALL`] loses its connection, because the answer is held in
 //! memory until then.
+//!
+//! Clients have a runtime of their own ([`Clients`]). Thousands of them that are
+//! told to come again would otherwise stand in one queue with the messages of
+//! peers, of which every request takes four: each would wait for all of them, four
+//! times, and next to nothing would get done. The system shares the cores fairly
+//! between the two.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -22,6 +28,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 
@@ -52,11 +59,39 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// whether its write was stored.
 pub const LINGER: Duration = Duration::from_millis(250);
 
+/// The threads that serve clients. They end with it, in the background: it may go
+/// where nobody may wait.
+pub struct Clients(Option<Runtime>);
+
+impl Clients {
+    /// As many threads as there are cores.
+    pub fn new() -> io::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .thread_name("clients")
+            .enable_all()
+            .build()?;
+        Ok(Clients(Some(runtime)))
+    }
+
+    /// What is spawned on it runs on these threads.
+    pub fn handle(&self) -> &Handle {
+        self.0.as_ref().expect("it is there until it goes").handle()
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// How many connections to serve when the process may open this many files.
 fn room_with(max_files: usize) -> usize {
     let for_clients = max_files.saturating_sub(OWN_FILES + MAX_TURNED_AWAY);
     // With very few files some go to clients all the same, or none would be served.
-    for_clients.clamp(max_files / 4 + 1, MAX_CONNECTIONS)
+    for_clients.max(max_files / 4 + 1).min(MAX_CONNECTIONS)
 }
 
 /// How many files the process may open, as Linux tells; elsewhere it is not
@@ -69,7 +104,8 @@ fn max_files() -> Option<usize> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Accepts connections until `shutdown` ends.
+/// Accepts connections until `shutdown` ends. They are served on the runtime that
+/// this runs on.
 pub async fn serve(
     listener: TcpListener,
     api: Arc<Api<Node>>,

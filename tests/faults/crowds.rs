@@ -94,7 +94,7 @@ fn refused(cluster: &Cluster, request: Request) {
 fn too_many_requests_are_refused_before_they_are_read() {
     let cluster = start_cluster(Plan::with(TABLES));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let room = (64 * cores).clamp(128, 1024);
+    let room = (128 * cores).clamp(256, 1024);
     let slow: Vec<Slow> = (0..room)
         .map(|number| Slow::begin(&cluster, &format!("slow-{number}"), 10, 9))
         .collect();

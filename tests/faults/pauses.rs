@@ -86,3 +86,27 @@ fn a_node_wakes_with_old_ideas() {
     });
     heal_and_judge("pauses of 7 s", &cluster, &history);
 }
+
+/// How long a slow node stands still, and how long it then runs, over and over.
+const STANDS: Duration = Duration::from_millis(80);
+const RUNS: Duration = Duration::from_millis(20);
+/// How often.
+const TURNS: usize = 30;
+
+#[test]
+fn a_slow_node_holds_nobody_up() {
+    let cluster = start_cluster(Plan::with(TABLES));
+    let history = work_under(&cluster, |progress| {
+        progress.wait_for(BETWEEN);
+        for _ in 0..TURNS {
+            cluster.nodes[1].pause();
+            thread::sleep(STANDS);
+            cluster.nodes[1].resume();
+            thread::sleep(RUNS);
+        }
+        progress.wait_for(BETWEEN);
+    });
+    let (_, available) = history.availability();
+    assert!(available > 0.95, "{available}: {:?}", history.tally);
+    heal_and_judge("a slow node", &cluster, &history);
+}

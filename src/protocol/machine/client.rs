@@ -526,3 +526,6 @@ impl Machine {
         self.slots.get(&id).map(|slot| &slot.stage)
     }
 }
+
+#[cfg(test)]
+mod tests;

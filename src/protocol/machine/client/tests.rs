@@ -1,0 +1,142 @@
+//! What a node takes in hand at most.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::protocol::catalog::{QuorumSize, TableDefinition};
+use crate::protocol::context::Context;
+use crate::protocol::effect::{Effect, Input, JobId, RequestId};
+use crate::protocol::id::{ItemKey, Partition};
+use crate::protocol::membership::{Identity, Pace};
+use crate::protocol::time::Now;
+
+/// A node alone whose store keeps everything in hand until it is told.
+struct Alone {
+    machine: Machine,
+    now: Now,
+    /// Writes that the store has not done yet.
+    stored_later: VecDeque<(JobId, StoreRequest)>,
+    answers: Vec<(RequestId, Response)>,
+}
+
+impl Alone {
+    fn new() -> Self {
+        let identity = Identity {
+            name: "a".into(),
+            node: NodeId::of("a"),
+            address: "a:1".into(),
+            weight_milli: 1000,
+            zone: "z".into(),
+            wire_version: 1,
+            seeds: vec!["a:1".into()],
+            partitions: 8,
+            replicas: 1,
+        };
+        let now = Now::default();
+        let mut number = 0;
+        let dice = Box::new(move || {
+            number += 1;
+            number
+        });
+        let (machine, effects) = Machine::new(identity, Pace::new(100), None, 1, now, dice);
+        let mut alone = Alone {
+            machine,
+            now,
+            stored_later: VecDeque::new(),
+            answers: Vec::new(),
+        };
+        alone.carry_out(effects);
+        let definition = TableDefinition {
+            n: 1,
+            r: QuorumSize::Count(1),
+            w: QuorumSize::Count(1),
+            ..TableDefinition::default()
+        };
+        let (_, effects) = alone
+            .machine
+            .change_catalog(alone.now, |catalog| catalog.set_table("t", definition));
+        alone.carry_out(effects);
+        while alone.machine.readiness().is_err() {
+            assert!(alone.now.monotonic_ms < 60_000, "it never gets ready");
+            alone.now.monotonic_ms += 100;
+            alone.now.wall_us += 100_000;
+            alone.step(Input::Tick);
+        }
+        alone
+    }
+
+    fn step(&mut self, input: Input) {
+        let effects = self.machine.step(self.now, input);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Store { job, request } => match request {
+                    StoreRequest::Update { .. } => self.stored_later.push_back((job, request)),
+                    StoreRequest::CountHints => {
+                        let reply = Ok(StoreReply::HintCounts(Vec::new()));
+                        self.step(Input::Stored { job, reply });
+                    }
+                    _ => {
+                        let reply = Ok(StoreReply::Done);
+                        self.step(Input::Stored { job, reply });
+                    }
+                },
+                Effect::Respond { request, response } => self.answers.push((request, response)),
+                _ => {}
+            }
+        }
+    }
+
+    fn put(&mut self, request: u64, bytes: usize) {
+        let table = self.machine.tables()["t"].id;
+        let item = ItemRequest {
+            table,
+            partition: Partition(0),
+            key: ItemKey::new(table, format!("k{request}").as_bytes(), None),
+            ask: Ask::Put {
+                client: Context::default(),
+                value: Bytes::from(vec![0; bytes]),
+                content_type: Arc::from("a/b"),
+                representation: false,
+            },
+            r: 1,
+            w: 1,
+            strict: false,
+            timeout_ms: 1_000,
+        };
+        let request = RequestId(request);
+        self.step(Input::Client { request, item });
+    }
+
+    /// The store fails what it was given first.
+    fn fail_one(&mut self) {
+        let (job, _) = self.stored_later.pop_front().expect("a write waits");
+        let reply = Err(StoreError::Full);
+        self.step(Input::Stored { job, reply });
+    }
+}
+
+#[test]
+fn bytes_in_hand_are_bounded_and_given_back() {
+    let mut alone = Alone::new();
+    alone.put(1, MAX_REQUEST_BYTES - 10);
+    alone.put(2, 11);
+    let refused = Response::Refused(Refusal::Overloaded);
+    assert_eq!(alone.answers, [(RequestId(2), refused)]);
+    alone.put(3, 10);
+    assert_eq!((alone.answers.len(), alone.stored_later.len()), (1, 2));
+    alone.fail_one();
+    alone.put(4, MAX_REQUEST_BYTES - 10);
+    alone.fail_one();
+    alone.fail_one();
+    assert_eq!(alone.machine.request_bytes, 0);
+    // Alone, one of any size is taken.
+    alone.put(5, MAX_REQUEST_BYTES + 1);
+    assert_eq!((alone.answers.len(), alone.stored_later.len()), (4, 1));
+}
