@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -145,6 +146,38 @@ fn three_nodes_keep_what_any_of_them_acknowledged() {
     }
     assert!(cluster.settle());
     cluster.wait_no_hints();
+    for node in &cluster.nodes {
+        check(node.http(), "&r=all", &acknowledged);
+    }
+}
+
+#[test]
+fn a_node_whose_store_is_damaged_comes_back_without_it() {
+    let cluster = Cluster::start(3, Plan::with(TABLES));
+    let damaged = &cluster.nodes[2];
+    // With two copies of everything, the loss of one loses nothing.
+    let targets: Vec<(Http, usize)> = [0, 1, 2].map(|node| (cluster.at(node).clone(), 2)).into();
+    let acknowledged = write_under(&targets, |kill| {
+        if kill % 2 == 0 {
+            assert_eq!(damaged.stop().code(), Some(0));
+        } else {
+            damaged.kill9();
+        }
+        for entry in fs::read_dir(damaged.data_dir()).expect("a data directory") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("items-") && !name.contains(".damaged-") {
+                let mut bytes = fs::read(&path).expect("reads");
+                bytes.fill(0xa5);
+                fs::write(&path, bytes).expect("writes");
+            }
+        }
+        cluster.restart(2);
+    });
+    assert!(cluster.settle());
+    cluster.wait_no_hints();
+    let said = damaged.said();
+    assert_eq!(said.matches("is beyond repair").count(), KILLS, "{said}");
     for node in &cluster.nodes {
         check(node.http(), "&r=all", &acknowledged);
     }

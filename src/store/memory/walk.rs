@@ -1,5 +1,6 @@
 //! Many rows of a partition at once; the answers are those of the SQLite store.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use super::{Kept, Snapshot};
@@ -64,8 +65,12 @@ impl Snapshot {
         damaged: &mut u64,
     ) -> StoreReply {
         let mut leaves = Vec::new();
+        let wanted: BTreeSet<u32> = buckets.iter().copied().filter(|b| *b < width).collect();
+        if wanted.is_empty() {
+            return StoreReply::Leaves { leaves, done: true };
+        }
         for (key, kept) in self.rows_after(partition, None) {
-            if !buckets.contains(&merkle::bucket_of(key, width)) {
+            if !wanted.contains(&merkle::bucket_of(key, width)) {
                 continue;
             }
             if leaves.len() >= limit {

@@ -11,6 +11,7 @@
 //! the table is dead weight. To look for it would cost a read of the whole table
 //! and a search of the index for each row, twice the walk.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension};
@@ -182,15 +183,14 @@ impl<'c> Walk<'c> {
         width: u32,
         limit: usize,
     ) -> rusqlite::Result<StoreReply> {
-        let mut wanted = vec![false; width as usize];
-        for bucket in buckets {
-            if let Some(wanted) = wanted.get_mut(*bucket as usize) {
-                *wanted = true;
-            }
-        }
         let mut leaves = Vec::new();
+        // Peers name buckets: there may be none such.
+        let wanted: BTreeSet<u32> = buckets.iter().copied().filter(|b| *b < width).collect();
+        if wanted.is_empty() {
+            return Ok(StoreReply::Leaves { leaves, done: true });
+        }
         let done = self.entries(None, |walk, id, key| {
-            if !wanted[merkle::bucket_of(&key, width) as usize] {
+            if !wanted.contains(&merkle::bucket_of(&key, width)) {
                 return Ok(ControlFlow::Continue(()));
             }
             if leaves.len() >= limit {

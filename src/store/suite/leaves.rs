@@ -87,12 +87,15 @@ pub fn changes_of_one_batch_tell_their_leaves_apart(store: &impl Subject) {
         let name = ["a", "b"][number % 2];
         store.submit(
             update(0, name, write("x", number as u64), vec![]),
-            Box::new(move |reply| send.send(leaf_of(reply)).expect("the test waits")),
+            Box::new(move |reply| send.send(reply).expect("the test waits")),
         );
     }
+    drop(send);
+    let replies: Vec<_> = receive.iter().collect();
+    assert_eq!(replies.len(), 40);
     let mut last = std::collections::BTreeMap::new();
-    for _ in 0..40 {
-        let leaf = receive.recv().expect("answered").expect("it changed");
+    for reply in replies {
+        let leaf = leaf_of(reply).expect("it changed");
         let before = last.insert(leaf.key, leaf.after).flatten();
         assert_eq!(leaf.before, before);
     }
@@ -284,6 +287,15 @@ pub fn leaves_are_found_by_bucket(store: &impl Subject) {
     assert_eq!(find(&[2, 11], 2), (expected[..2].to_vec(), false));
     assert_eq!(find(&[], 60), (vec![], true));
     assert_eq!(find(&[16, u32::MAX], 60), (vec![], true), "there is none");
+    let of_no_width = StoreRequest::Leaves {
+        partition: Partition(0),
+        buckets: vec![0],
+        width: 0,
+        limit: 60,
+    };
+    let (leaves, done) = (vec![], true);
+    let none = Ok(StoreReply::Leaves { leaves, done });
+    assert_eq!(ask(store, of_no_width), none);
     store.damage(Partition(0), &expected[0].0);
     assert_eq!(find(&[2, 11], 60), (expected[1..].to_vec(), true));
 }
