@@ -400,8 +400,7 @@ impl Put {
     fn settle(&mut self, actions: &mut Vec<PutAction>) {
         if !self.answered {
             let early = usize::from(broken(Variant::AnsweredOneEarly));
-            let has_enough =
-                |(group, need): (usize, &usize)| self.count(group).0 + early >= *need;
+            let has_enough = |(group, need): (usize, &usize)| self.count(group).0 + early >= *need;
             if self.needs.iter().enumerate().all(has_enough) {
                 self.answered = true;
                 actions.push(PutAction::Answer);

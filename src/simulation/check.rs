@@ -13,6 +13,7 @@ use super::history::{History, Seen};
 use super::tables::Kind;
 use super::workload::{Plan, Run};
 use super::{Violation, World};
+use crate::protocol::machine::Upkeep;
 use crate::protocol::message::{Ask, ItemRequest, Response};
 use crate::protocol::siblings::SiblingSet;
 
@@ -23,12 +24,14 @@ const SETTLES_WITHIN_MS: u64 = 120_000;
 /// How long it may take until all hints are delivered: longer than the longest
 /// pause after a target failed.
 const HINTS_WITHIN_MS: u64 = 240_000;
+/// How long it may take until the trees agree: some exchange intervals.
+const AGREES_WITHIN_MS: u64 = 240_000;
 /// How long after a read the repairs that it leads to take at most.
 const REPAIRS_WITHIN_MS: u64 = 100;
 
 /// Faults after which hints alone need not bring every replica up to date: what
 /// was in a process's memory is gone, or a hint could not be written.
-const HINTS_ARE_LOST_BY: [FaultKind; 8] = [
+const HINTS_ARE_LOST_BY: [FaultKind; 10] = [
     FaultKind::Kill,
     FaultKind::PowerLoss,
     FaultKind::DiskFull,
@@ -37,6 +40,8 @@ const HINTS_ARE_LOST_BY: [FaultKind; 8] = [
     FaultKind::OldCopy,
     FaultKind::Corruption,
     FaultKind::Join,
+    FaultKind::Leave,
+    FaultKind::Remove,
 ];
 
 fn violation(run: &Run, invariant: u8, item: Option<usize>, what: String) -> Violation {
@@ -61,13 +66,27 @@ pub(super) fn settle(run: &mut Run) -> Result<(), Violation> {
         let what = format!("{} hints were not delivered", run.world.hints());
         return Err(violation(run, 2, None, what));
     }
+    // What is forgotten from here on would only blur what is looked at.
+    let upkeep = run.world.settings.upkeep;
+    run.world.set_upkeep(Upkeep {
+        reap_after_ms: 1 << 40,
+        ..upkeep
+    });
+    let agreed = run.world.run_until(AGREES_WITHIN_MS, |world| {
+        world.is_settled() && world.disagreement().is_none()
+    });
+    if !agreed {
+        let why = run.world.disagreement();
+        let what = format!("the replicas do not agree: {}", why.unwrap_or_default());
+        return Err(violation(run, 2, None, what));
+    }
     Ok(())
 }
 
 /// Reads an item from all replicas, which repairs those that differ.
 fn read_all(run: &mut Run, item: usize, node: usize) -> Result<SiblingSet, Violation> {
     let history = &run.items[item];
-    let n = history.table.n.min(run.world.len() as u32);
+    let n = history.table.n.min(run.world.members().len() as u32);
     let id = run
         .world
         .ask(node, history.table.name, &history.key, |request| {
@@ -92,10 +111,16 @@ fn read_all(run: &mut Run, item: usize, node: usize) -> Result<SiblingSet, Viola
     }
 }
 
+/// One of those that serve.
+fn some_member(run: &Run, choice: usize) -> usize {
+    let members = run.world.members();
+    members[choice % members.len()]
+}
+
 /// Reads everything from everyone.
 pub(super) fn read_everything(run: &mut Run) -> Result<(), Violation> {
     for item in 0..run.items.len() {
-        read_all(run, item, item % run.world.len())?;
+        read_all(run, item, some_member(run, item))?;
     }
     Ok(())
 }
@@ -105,7 +130,7 @@ fn check_replicas(run: &Run, item: usize, set: &SiblingSet) -> Result<(), Violat
     let history = &run.items[item];
     let preference = run.world.preference(history.table.name, &history.key);
     let n = (history.table.n as usize).min(preference.len());
-    for node in 0..run.world.len() {
+    for node in run.world.members() {
         let stored = run.world.stored(node, history.table.name, &history.key);
         let is_primary = preference[..n].contains(&run.world.node_id(node));
         let expected = if is_primary {
@@ -149,7 +174,7 @@ pub fn check(run: &mut Run) -> Result<(), Violation> {
     // 6: reads of converged data write nothing.
     let writes = run.world.row_writes;
     for item in 0..items {
-        let set = read_all(run, item, (item + 1) % run.world.len())?;
+        let set = read_all(run, item, some_member(run, item + 1))?;
         check_replicas(run, item, &set)?;
         let checked = match run.items[item].table.kind {
             Kind::Register { forgets } => check_register(&run.items[item], &set, forgets),

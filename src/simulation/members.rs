@@ -119,7 +119,9 @@ impl World {
                             .is_some_and(|ring| ring.layout().nodes().len() == members.len())
                         && machine.writing_rings().len() == 1
                         && machine.membership().is_filled()
-                        && members.iter().all(|&other| machine.is_up(self.node_id(other)))
+                        && members
+                            .iter()
+                            .all(|&other| machine.is_up(self.node_id(other)))
                 })
             })
     }
@@ -191,7 +193,7 @@ impl World {
         store.damage(*partition, key)
     }
 
-    fn place(&self, table: &str, key: &[u8]) -> Option<(Partition, ItemKey)> {
+    pub(super) fn place(&self, table: &str, key: &[u8]) -> Option<(Partition, ItemKey)> {
         let machine = self.nodes.iter().find_map(|sim| sim.machine.as_ref())?;
         let id = machine.tables().get(table)?.id;
         let partition = machine.ring()?.partition(Position::of(table, key));

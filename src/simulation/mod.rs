@@ -23,16 +23,16 @@ mod disk;
 pub mod explore;
 pub mod faults;
 mod guests;
-pub mod members;
 pub mod history;
+pub mod members;
 #[cfg(test)]
 mod model;
-#[cfg(test)]
-mod repair;
 #[cfg(test)]
 mod mutants;
 mod network;
 mod play;
+#[cfg(test)]
+mod repair;
 pub mod seeds;
 pub mod tables;
 mod trace;
@@ -45,11 +45,11 @@ use std::hash::{DefaultHasher, Hasher};
 
 use bytes::Bytes;
 
-use self::members::Standing;
 use self::clocks::NodeClock;
 use self::detection::{Detection, End};
-use self::disk::{Disk, Durability, held_hints, set_of};
+use self::disk::{Disk, Durability, set_of};
 use self::guests::Modules;
+use self::members::Standing;
 use self::network::{Frame, Network};
 use self::tables::propose_tables;
 pub use self::tables::{RAW_TABLE, UNION_TABLE};
@@ -71,6 +71,11 @@ use crate::store::Store;
 pub const HECTIC_UPKEEP: Upkeep = Upkeep {
     exchange_interval_ms: 1_000,
     reap_after_ms: 2_000,
+};
+/// As in production, but for reaping, of which an hour would see nothing.
+pub const CALM_UPKEEP: Upkeep = Upkeep {
+    exchange_interval_ms: 20_000,
+    reap_after_ms: 60_000,
 };
 /// As if a cluster had neither exchange nor reaping: what other means are for
 /// shows only without them.
@@ -124,6 +129,7 @@ impl Settings {
             duplication: 0,
             delay_max_ms: 1,
             commit_max_ms: 0,
+            upkeep: NO_UPKEEP,
             ..Settings::default()
         }
     }

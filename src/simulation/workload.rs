@@ -16,7 +16,7 @@ use super::disk::Durability;
 use super::faults::{FaultKind, FaultSet, Nemesis};
 use super::history::{History, Seen, Write};
 use super::tables::Kind;
-use super::{Settings, World};
+use super::{CALM_UPKEEP, NO_UPKEEP, Settings, World};
 use crate::clock::Dice;
 use crate::protocol::context::Context;
 use crate::protocol::effect::RequestId;
@@ -79,6 +79,7 @@ impl Plan {
                 duplication: 0,
                 tick_ms: 50,
                 gossip_interval_ms: 1_000,
+                upkeep: CALM_UPKEEP,
                 ..Settings::default()
             },
         };
@@ -112,6 +113,11 @@ impl Plan {
         }
         if destroys && dice.next_u64().is_multiple_of(2) {
             plan.settings.durability = Durability::Os;
+        }
+        if plan.faults.has(FaultKind::OldCopy) {
+            // A disk put back to before a reap brings back what was reaped: no
+            // store can tell, and docs/guarantees.md says so.
+            plan.settings.upkeep.reap_after_ms = NO_UPKEEP.reap_after_ms;
         }
         plan
     }
@@ -244,6 +250,7 @@ impl Run {
             }
         }
         self.world.settings = self.plan.settings;
+        self.world.set_upkeep(self.plan.settings.upkeep);
     }
 
     /// Some client asks something of some node.
