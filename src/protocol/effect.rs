@@ -171,7 +171,9 @@ pub enum StoreRequest {
     /// there are `width` (see `merkle.rs`), in the order of keys; damaged rows are
     /// left out. Up to `limit` of them; when there are more, asking again gives the
     /// same ones, so a limit is there to guard memory and is best never met. All
-    /// keys of the partition are gone through for it, see `benches/store.rs`.
+    /// keys of the partition are gone through for it: for 4,096 items some 3 ms of a
+    /// processor, for 400,000 some 300 ms, three times that in a debug build
+    /// (`benches/store.rs`).
     Leaves {
         partition: Partition,
         buckets: Vec<u32>,
