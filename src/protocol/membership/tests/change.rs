@@ -406,6 +406,39 @@ fn who_was_synced_to_a_layout_that_lost_takes_that_back() {
     assert_eq!(node.me().layout_synced, 2);
 }
 
+#[test]
+fn being_synced_to_a_layout_that_lost_is_not_being_synced_to_the_one_that_won() {
+    let candidate = |name: &str| Candidate {
+        node: NodeId::of(name),
+        weight_milli: 1_000,
+        zone: "z".into(),
+    };
+    let founding = Layout::founding(32, 3, candidate("a"));
+    let winner = founding.next(&[candidate("a"), candidate("b")]);
+    let mut node = network::lone_membership("a");
+    node.take_layout(founding);
+    node.take_as_synced();
+    node.take_layout(winner.clone());
+    node.on_synced(2, winner.digest());
+    let lone = network::lone_membership("b");
+    let claims = |heartbeat, synced_tag| Member {
+        status: Status::Up,
+        heartbeat,
+        layout_seen: 2,
+        layout_synced: 2,
+        synced_tag,
+        layout_read: 1,
+        ..lone.me().clone()
+    };
+    let tag = tag_of(winner.digest());
+    node.merge_member(claims(1, tag ^ 1), 0);
+    node.settle_layouts();
+    assert_eq!(node.reading().map(Layout::version), Some(1));
+    node.merge_member(claims(2, tag), 0);
+    node.settle_layouts();
+    assert_eq!(node.reading().map(Layout::version), Some(2));
+}
+
 /// What an operator, or fate, does to a node.
 #[derive(Clone, Copy, Debug)]
 enum Deed {
