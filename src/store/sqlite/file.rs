@@ -219,6 +219,12 @@ pub fn checkpoint(connection: &Connection, cut: bool) -> rusqlite::Result<Checkp
 
 /// What an error of SQLite's means to those who asked.
 pub fn meaning(error: &rusqlite::Error) -> StoreError {
+    // The index of the log grows with it; SQLite calls it an I/O error when there
+    // is no room for that.
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    if extended == Some(ffi::SQLITE_IOERR_SHMSIZE) {
+        return StoreError::Full;
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
