@@ -38,6 +38,8 @@ pub const MAX_SEEDS: usize = 64;
 pub const MAX_PARTITIONS: u32 = 1 << 16;
 /// The most replicas of a partition.
 pub const MAX_REPLICAS: u32 = 16;
+/// A shorter `reap_after` would be no wait at all.
+pub const MIN_REAP_AFTER: Duration = Duration::from_secs(10);
 /// The largest weight: weights are kept in thousandths, and 1,000 times the
 /// usual node is beyond any machine.
 pub const MAX_WEIGHT: f64 = 1000.0;
@@ -128,12 +130,11 @@ pub struct ClusterConfig {
     /// How often a node gossips with a peer.
     #[serde(deserialize_with = "units::duration")]
     pub gossip_interval: Duration,
-    /// How often a pair of primaries compares a partition. Read and checked,
-    /// and used once exchange is built.
+    /// How often a pair of primaries compares a partition.
     #[serde(deserialize_with = "units::duration")]
     pub exchange_interval: Duration,
-    /// How old a tombstone grows before it may be forgotten. Read and checked,
-    /// and used once reaping is built.
+    /// How old a tombstone grows before it may be forgotten, and how far apart the
+    /// looks at it are; longer than any message can be under way.
     #[serde(deserialize_with = "units::duration")]
     pub reap_after: Duration,
 }
@@ -515,6 +516,13 @@ fn check_cluster(cluster: &ClusterConfig) -> Result<(), Fault> {
         if interval < Duration::from_millis(1) {
             return Err(fault(&["cluster", key], "under 1ms, which is no pause"));
         }
+    }
+    if cluster.reap_after < MIN_REAP_AFTER {
+        let reason = format!(
+            "under {}: what a deletion superseded could still be under way",
+            humantime::format_duration(MIN_REAP_AFTER)
+        );
+        return Err(fault(&["cluster", "reap_after"], reason));
     }
     Ok(())
 }

@@ -116,6 +116,22 @@ struct Parts {
     clock: Arc<dyn Clock>,
 }
 
+/// How often a node that is being filled again is asked whether that is done.
+const FILLED_LOOK: Duration = Duration::from_millis(500);
+
+/// Lets the store forget that it lost something, once the others have made it good.
+async fn tell_when_filled(node: Arc<Node>, store: Arc<SqliteStore>) {
+    while !node.is_filled() {
+        tokio::time::sleep(FILLED_LOOK).await;
+    }
+    let told = tokio::task::spawn_blocking(move || store.refilled()).await;
+    match told {
+        Ok(Ok(())) => tracing::info!("this node holds again what it should"),
+        Ok(Err(error)) => tracing::error!(%error, "it is filled again at the next start, too"),
+        Err(error) => tracing::debug!(%error, "the node was stopping"),
+    }
+}
+
 /// Opens the store, loads the modules, and starts the node.
 async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts> {
     let bound = listener
@@ -159,7 +175,7 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
     let record = store
         .meta(MEMBERSHIP_RECORD)
         .context("the membership record cannot be read")?;
-    let persisted = match &record {
+    let mut persisted = match &record {
         None => None,
         Some(bytes) => Some(Machine::read_record(bytes).with_context(|| {
             format!(
@@ -168,6 +184,10 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
             )
         })?),
     };
+    if let Some(persisted) = persisted.as_mut().filter(|_| store.was_replaced()) {
+        tracing::warn!("this node's store lost items; the other owners fill it again");
+        persisted.lost_items();
+    }
     let catalog = persisted
         .as_ref()
         .map(|persisted| persisted.catalog.clone());
@@ -243,6 +263,9 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
     node.apply_config_tables(tables)
         .await
         .context("the config file's tables")?;
+    if store.was_replaced() {
+        tokio::spawn(tell_when_filled(node.clone(), store.clone()));
+    }
     Ok(Parts {
         node,
         store,

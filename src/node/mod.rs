@@ -353,6 +353,13 @@ impl Node {
         lock(&self.machine).readiness()
     }
 
+    /// Whether this node holds what it should; not while it is being filled after
+    /// its disk lost something.
+    pub fn is_filled(&self) -> bool {
+        let machine = lock(&self.machine);
+        machine.membership().cluster().is_some() && machine.membership().is_filled()
+    }
+
     /// Refuses new requests from now on; those in hand are finished.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);

@@ -71,6 +71,19 @@ pub struct Persisted {
     pub catalog: Catalog,
 }
 
+impl Persisted {
+    /// The node lost items that it once held: it is to be filled like one that was
+    /// wiped, and until then its copies count for nothing.
+    pub fn lost_items(&mut self) {
+        let node = self.node;
+        let mine = self.members.iter_mut().filter(|member| member.node == node);
+        for member in mine {
+            member.layout_synced = 0;
+            member.synced_tag = 0;
+        }
+    }
+}
+
 /// What membership wants done.
 #[derive(Debug)]
 pub enum Gossip {

@@ -43,7 +43,6 @@ fn a_wiped_node_mints_nothing_twice_and_loses_nothing() {
 }
 
 #[test]
-#[ignore = "needs exchange"]
 fn a_wiped_node_is_filled_again_without_anyone_reading() {
     const ITEMS: usize = 200;
     let cluster = start_cluster(Plan::with(TABLES));
