@@ -396,6 +396,11 @@ pub fn of_machine(counters: &Counters) -> Vec<Family> {
             counters.trees_corrected,
         ),
         counter(
+            "kinfold_rows_given_up",
+            "Damaged rows that no other owner had either, forgotten",
+            counters.rows_given_up,
+        ),
+        counter(
             "kinfold_strays_moved",
             "Rows handed over to their owners and forgotten here",
             counters.strays_moved,

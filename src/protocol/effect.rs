@@ -202,6 +202,12 @@ pub enum StoreRequest {
         items: Vec<(ItemKey, StateHash)>,
         hints: bool,
     },
+    /// Forgets these rows if they cannot be read, and whatever hints name them:
+    /// every owner was asked, and what they had has been stored.
+    ForgetDamaged {
+        partition: Partition,
+        keys: Vec<ItemKey>,
+    },
     /// How many hints name an item of this partition. Takes its turn among the
     /// changes.
     CountHintsOf { partition: Partition },

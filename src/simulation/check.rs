@@ -262,12 +262,15 @@ fn check_lines(history: &History, set: &SiblingSet) -> Checked {
 /// 1 and 4 for a counter: it shows what was acknowledged, and of what was not
 /// any part.
 fn check_counter(run: &mut Run, item: usize) -> Checked {
+    let node = some_member(run, 0);
     let history = &run.items[item];
     let id = run
         .world
-        .ask(0, history.table.name, &history.key, |request| ItemRequest {
-            ask: Ask::Get { raw: false },
-            ..request
+        .ask(node, history.table.name, &history.key, |request| {
+            ItemRequest {
+                ask: Ask::Get { raw: false },
+                ..request
+            }
         });
     run.world.run(1_500);
     let (least, most) = (history.sum + history.less, history.sum + history.more);

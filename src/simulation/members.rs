@@ -147,6 +147,10 @@ impl World {
             if !machine.trees().all_known() {
                 return Some(format!("n{node} has not made its trees"));
             }
+            let store = &self.nodes[*node].disk.store;
+            if let Some((_, key)) = store.damaged().first() {
+                return Some(format!("n{node} has {key:?} damaged"));
+            }
             if machine.strays() > 0 {
                 return Some(format!("n{node} holds {} strays", machine.strays()));
             }
@@ -182,15 +186,20 @@ impl World {
         self.nodes[node].disk.store.damage(partition, &key)
     }
 
-    /// Makes one of a node's rows unreadable, by this choice; false when it has
-    /// none.
+    /// Makes one of a node's rows unreadable, by this choice; false when there is
+    /// none, or no other copy of it.
     pub(super) fn damage_any(&mut self, node: usize, choice: u64) -> bool {
         let store = &self.nodes[node].disk.store;
         let rows = store.rows();
-        let Some((partition, key, _)) = rows.get(choice as usize % rows.len().max(1)) else {
+        let Some((partition, key, row)) = rows.get(choice as usize % rows.len().max(1)) else {
             return false;
         };
-        store.damage(*partition, key)
+        // With the only copy gone nothing could be promised.
+        let again = (0..self.nodes.len()).any(|other| {
+            let copy = self.nodes[other].disk.store.row(*partition, key);
+            other != node && copy.is_some_and(|copy| copy.set == row.set)
+        });
+        again && store.damage(*partition, key)
     }
 
     pub(super) fn place(&self, table: &str, key: &[u8]) -> Option<(Partition, ItemKey)> {

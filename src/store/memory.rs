@@ -124,6 +124,15 @@ impl MemoryStore {
         kept.map(|kept| kept.damaged = true).is_some()
     }
 
+    /// The rows that cannot be read, in order.
+    pub fn damaged(&self) -> Vec<(Partition, ItemKey)> {
+        let state = self.state();
+        let rows = state.stored.rows.iter();
+        rows.filter(|(_, kept)| kept.damaged)
+            .map(|(place, _)| place.clone())
+            .collect()
+    }
+
     /// Whether the disk is full: changes are refused then, and reads go on.
     pub fn set_full(&self, full: bool) {
         self.state().full = full;
@@ -248,6 +257,16 @@ impl Snapshot {
                 }
                 Ok(StoreReply::Dropped(gone))
             }
+            StoreRequest::ForgetDamaged { partition, keys } => {
+                for key in keys {
+                    let place = (partition, key);
+                    if self.rows.get(&place).is_some_and(|kept| kept.damaged) {
+                        self.rows.remove(&place);
+                        self.drop_hints_of(&place);
+                    }
+                }
+                Ok(StoreReply::Dropped(Vec::new()))
+            }
             StoreRequest::PutMeta { name, bytes } => {
                 self.meta.insert(name.to_owned(), bytes.to_vec());
                 Ok(StoreReply::Done)
@@ -362,14 +381,17 @@ impl Snapshot {
     ) -> Option<LeafChange> {
         let (leaf, is_gone) = self.remove_at(&item, state, damaged);
         if hints && is_gone {
-            let (partition, key) = item;
-            let first = (partition, key.clone(), NodeId(0));
-            let last = (partition, key, NodeId(u64::MAX));
-            for (_, sequence) in self.sequences.extract_if(first..=last, |_, _| true) {
-                self.hints.remove(&sequence);
-            }
+            self.drop_hints_of(&item);
         }
         leaf
+    }
+
+    fn drop_hints_of(&mut self, (partition, key): &(Partition, ItemKey)) {
+        let first = (*partition, key.clone(), NodeId(0));
+        let last = (*partition, key.clone(), NodeId(u64::MAX));
+        for (_, sequence) in self.sequences.extract_if(first..=last, |_, _| true) {
+            self.hints.remove(&sequence);
+        }
     }
 
     fn add_hints(&mut self, partition: Partition, key: &ItemKey, hints: &[NodeId]) {

@@ -32,6 +32,8 @@ pub struct Counters {
     pub rows_given: u64,
     /// About how many bytes of rows this node's own sessions moved.
     pub exchange_bytes: u64,
+    /// Damaged rows that no owner had, forgotten.
+    pub rows_given_up: u64,
     pub strays_moved: u64,
     pub tombstones_reaped: u64,
 }

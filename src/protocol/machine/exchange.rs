@@ -32,11 +32,6 @@ pub const MAX_ROOTS: usize = 4096;
 /// How long an answer about roots may take; then they are asked again in the next
 /// round.
 const ROOTS_TIMEOUT_MS: u64 = 10_000;
-/// Every how many exchange intervals all trees are derived from the rows. At
-/// an interval of a minute and a million rows that is some seconds of one core
-/// in ten minutes.
-const INTERVALS_PER_DERIVATION: u64 = 10;
-
 /// How a node keeps its replicas, by its configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Upkeep {
@@ -88,7 +83,7 @@ pub(super) struct Exchanges {
     pub upkeep: Upkeep,
     pub trees: Trees,
     /// The number of replicas of each table, and so its class.
-    classes: BTreeMap<TableId, Class>,
+    pub classes: BTreeMap<TableId, Class>,
     sessions: BTreeMap<SessionId, Running>,
     /// What differs and waits, with the number of items that the peer has.
     waiting: VecDeque<(Difference, u64)>,
@@ -96,6 +91,8 @@ pub(super) struct Exchanges {
     rounds: BTreeMap<NodeId, u64>,
     roots: BTreeMap<MessageId, AskedRoots>,
     pub filling: Filling,
+    /// Rows that the present derivation found damaged.
+    pub damaged: BTreeSet<ItemKey>,
     pub serving: BTreeMap<u64, Served>,
     pub sweep: Sweep,
     pub reaping: Reaping,
@@ -166,43 +163,6 @@ impl Machine {
         &self.exchanges.trees
     }
 
-    /// Takes note of tables that came, went, or changed their number of replicas.
-    pub(super) fn note_classes(&mut self) {
-        let classes: BTreeMap<TableId, Class> = self
-            .tables_by_id
-            .values()
-            .map(|table| {
-                (
-                    table.id,
-                    table.definition.n.min(u32::from(u8::MAX)) as Class,
-                )
-            })
-            .collect();
-        // Rows of a table that is new here were counted as nobody's, if there are
-        // any: writes come before news.
-        let exchanges = &mut self.exchanges;
-        let changed = exchanges
-            .classes
-            .iter()
-            .any(|(id, class)| classes.get(id) != Some(class));
-        let grown = classes.len() > exchanges.classes.len();
-        if changed || (grown && exchanges.trees.has_class(NO_CLASS)) {
-            exchanges.trees.forget_all();
-        }
-        exchanges.classes = classes;
-    }
-
-    /// A row changed here.
-    pub(super) fn on_leaf_change(&mut self, change: &super::super::effect::LeafChange) {
-        let class = self.exchanges.class_of(&change.key);
-        self.exchanges.trees.on_change(change, class);
-    }
-
-    /// A row could not be read: its partition is looked at whole, and soon.
-    pub(super) fn on_damage(&mut self, partition: Partition) {
-        self.exchanges.trees.suspect(partition);
-    }
-
     pub(super) fn tick_exchanges(&mut self) {
         let now_ms = self.now.monotonic_ms;
         if let Some(ring) = &self.ring {
@@ -223,54 +183,6 @@ impl Machine {
             self.on_roots_lost(id);
         }
         self.run_sessions();
-    }
-
-    // Trees.
-
-    /// Asks the store for the next leaves, if it is time.
-    fn derive(&mut self) {
-        let upkeep = self.exchanges.upkeep;
-        let every_ms = upkeep
-            .exchange_interval_ms
-            .saturating_mul(INTERVALS_PER_DERIVATION)
-            .min(upkeep.reap_after_ms.max(upkeep.exchange_interval_ms));
-        let next = self
-            .exchanges
-            .trees
-            .next_request(self.now.monotonic_ms, every_ms);
-        if let Some((partition, after)) = next {
-            let request = StoreRequest::Derive {
-                partition,
-                after,
-                limit: LEAVES_PER_REQUEST,
-            };
-            self.store(Job::Derive(partition), request);
-        }
-    }
-
-    pub(super) fn on_derive(
-        &mut self,
-        partition: Partition,
-        reply: Result<StoreReply, StoreError>,
-    ) {
-        match reply {
-            Ok(StoreReply::Leaves { leaves, done }) => {
-                self.note_tombstones(partition, &leaves);
-                let Exchanges { trees, classes, .. } = &mut self.exchanges;
-                let class_of = |table| classes.get(&table).copied().unwrap_or(NO_CLASS);
-                let found = trees.on_leaves(&leaves, done, class_of);
-                if let Some(found) = found {
-                    self.counters.partitions_derived += 1;
-                    self.counters.trees_corrected += u64::from(found.differed);
-                    if found.damaged > 0 {
-                        self.refill(found.partition);
-                    }
-                }
-                self.derive();
-            }
-            Ok(other) => unreachable!("leaves were asked for, not {other:?}"),
-            Err(_) => self.exchanges.trees.on_failed(),
-        }
     }
 
     // Rounds.
@@ -369,7 +281,7 @@ impl Machine {
                 class,
             };
             match verdict {
-                RootVerdict::Same => self.exchanges.filling.on_done(difference, now_ms),
+                RootVerdict::Same => self.on_filled(difference, now_ms),
                 RootVerdict::Unknown => self.exchanges.filling.on_failed(difference, now_ms),
                 RootVerdict::Differs { items } => {
                     let fills = self.exchanges.filling.wants(difference);
@@ -389,6 +301,13 @@ impl Machine {
             }
         }
         self.run_sessions();
+    }
+
+    fn on_filled(&mut self, difference: Difference, begun_ms: u64) {
+        if self.exchanges.filling.on_done(difference, begun_ms) {
+            // Now it shows whether what was damaged is mended.
+            self.exchanges.trees.suspect(difference.partition);
+        }
     }
 
     pub(super) fn on_roots_lost(&mut self, id: MessageId) {
@@ -484,8 +403,7 @@ impl Machine {
             class: session.class,
         };
         if complete {
-            let begun_ms = session.begun_ms();
-            self.exchanges.filling.on_done(difference, begun_ms);
+            self.on_filled(difference, session.begun_ms());
         } else {
             self.counters.sessions_failed += 1;
             self.exchanges.filling.on_failed(difference, now_ms);

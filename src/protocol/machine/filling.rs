@@ -8,7 +8,7 @@
 //! done; an owner that is down is waited for only where no other one lives; until
 //! its disk is filled again a node does not count its own copy towards a read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::id::{NodeId, Partition};
 use super::super::trees::Class;
@@ -48,6 +48,8 @@ pub(super) struct Filling {
     tasks: BTreeMap<Difference, Task>,
     /// By peer, how many tasks the layout began with.
     totals: BTreeMap<NodeId, u64>,
+    /// Partitions with damaged rows that every other owner has been asked about.
+    refilled: BTreeSet<Partition>,
 }
 
 impl Filling {
@@ -57,14 +59,27 @@ impl Filling {
     }
 
     /// The peer agrees about this partition, by a comparison begun at this time.
-    pub fn on_done(&mut self, difference: Difference, begun_ms: u64) {
-        if let Some(task) = self.tasks.get_mut(&difference) {
-            if begun_ms >= task.since_ms {
-                self.tasks.remove(&difference);
-            } else {
-                task.asked = false;
-            }
+    /// Whether it was the last one to be asked about damaged rows.
+    pub fn on_done(&mut self, difference: Difference, begun_ms: u64) -> bool {
+        let Some(task) = self.tasks.get_mut(&difference) else {
+            return false;
+        };
+        if begun_ms < task.since_ms {
+            task.asked = false;
+            return false;
         }
+        let layout = task.layout;
+        self.tasks.remove(&difference);
+        let partition = difference.partition;
+        let open =
+            |(other, task): (&Difference, &Task)| other.partition == partition && !task.layout;
+        !layout && !self.tasks.iter().any(open) && self.refilled.insert(partition)
+    }
+
+    /// Whether every other owner has been asked about the damaged rows of this
+    /// partition; forgets it.
+    pub fn take_refilled(&mut self, partition: Partition) -> bool {
+        self.refilled.remove(&partition)
     }
 
     /// It could not be brought about now.

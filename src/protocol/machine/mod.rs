@@ -10,13 +10,14 @@
 //! The parts: `client.rs` carries a client's request from its first step to its
 //! last, `write.rs` brings a write to its replicas, `fold.rs` runs reconcilers for
 //! it, `serve.rs` does what peers ask, and `upkeep.rs` minds gossip, hints, modules
-//! and the clock. Replicas stay alike by `exchange.rs` (the asking side),
-//! `serving.rs` (the answering one), `filling.rs` (a node gets what it should
+//! and the clock. Replicas stay alike by `exchange.rs` (the asking side; `deriving.rs`
+//! makes its trees), `serving.rs` (the answering one), `filling.rs` (a node gets what it should
 //! hold), `strays.rs` (and gives away what it should not), and `reaping.rs` forgets
 //! what was deleted long ago.
 
 mod client;
 mod counters;
+mod deriving;
 mod exchange;
 mod filling;
 mod fold;
@@ -221,6 +222,7 @@ enum Job {
     },
     RepairHere,
     Derive(Partition),
+    ForgetDamaged,
     /// Leaves or rows that a session wants.
     Session(SessionId),
     /// A row that a session brought.

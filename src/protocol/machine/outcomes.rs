@@ -45,6 +45,8 @@ impl Machine {
             Job::PeerWrite {
                 from, id, hint_for, ..
             } => self.on_peer_written(from, id, hint_for, reply),
+            // What is still there is found again.
+            Job::ForgetDamaged => {}
             Job::Derive(partition) => self.on_derive(partition, reply),
             Job::Session(id) => self.on_session_store(id, reply),
             Job::SessionRow(id) => self.on_session_row(id, reply.is_ok()),

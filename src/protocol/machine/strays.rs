@@ -89,7 +89,7 @@ impl Machine {
     }
 
     /// Whether items of this partition and class have no business here.
-    fn is_stray(&self, partition: Partition, class: Class) -> bool {
+    pub(super) fn is_stray(&self, partition: Partition, class: Class) -> bool {
         let owned =
             |ring: &std::sync::Arc<super::Ring>| owners(ring, partition, class).contains(&self.me);
         class != NO_CLASS && !self.writing_rings.iter().any(owned)

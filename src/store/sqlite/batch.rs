@@ -54,6 +54,10 @@ pub enum Change {
         items: Vec<(ItemKey, StateHash)>,
         hints: bool,
     },
+    ForgetDamaged {
+        partition: Partition,
+        keys: Vec<ItemKey>,
+    },
     PutMeta {
         name: &'static str,
         bytes: Bytes,
@@ -77,6 +81,7 @@ impl Change {
             Change::PutMeta { bytes, .. } => bytes.len(),
             Change::DropHints(hints) => hints.len() * OVERHEAD_BYTES,
             Change::Forget { items, .. } => items.len() * OVERHEAD_BYTES,
+            Change::ForgetDamaged { keys, .. } => keys.len() * OVERHEAD_BYTES,
             Change::AddHints { .. } | Change::SetNumber(..) => 0,
         };
         payload + OVERHEAD_BYTES
@@ -177,6 +182,13 @@ impl<'c> Batch<'c> {
                     self.let_go(*partition, key);
                 }
                 Ok(Ok(StoreReply::Dropped(gone)))
+            }
+            Change::ForgetDamaged { partition, keys } => {
+                for key in keys {
+                    self.forget_damaged(*partition, key)?;
+                    self.let_go(*partition, key);
+                }
+                Ok(Ok(StoreReply::Dropped(Vec::new())))
             }
             Change::PutMeta { name, bytes } => {
                 self.other_pages += 2;
@@ -436,6 +448,20 @@ impl<'c> Batch<'c> {
             self.other_pages += 3 * deleted as u64;
         }
         Ok(leaf)
+    }
+
+    fn forget_damaged(&mut self, partition: Partition, key: &ItemKey) -> rusqlite::Result<()> {
+        if let Err(Unreadable { id, damage }) = self.hold(partition, key)? {
+            tracing::error!(partition = partition.0, ?key, %damage, "a row that nobody else has is given up");
+            self.connection
+                .prepare_cached("DELETE FROM items WHERE id = ?1")?
+                .execute([id])?;
+            self.connection
+                .prepare_cached("DELETE FROM hints WHERE partition = ?1 AND key = ?2")?
+                .execute((partition.0, key.as_bytes()))?;
+            self.other_pages += 5;
+        }
+        Ok(())
     }
 
     /// Writes the changed rows, in the order of their keys so that neighbours

@@ -514,6 +514,10 @@ impl Store for SqliteStore {
                 };
                 self.survey(partition, survey, done);
             }
+            StoreRequest::ForgetDamaged { partition, keys } => {
+                let change = Change::ForgetDamaged { partition, keys };
+                self.change(file_of(partition, files), change, done);
+            }
             StoreRequest::Forget {
                 partition,
                 items,
