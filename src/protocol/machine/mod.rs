@@ -224,6 +224,8 @@ pub struct Machine {
     busy: BTreeMap<ItemKey, VecDeque<SlotId>>,
     hints: Deliveries,
     hints_looked_ms: u64,
+    /// Whether the store has said how many hints it holds.
+    hints_counted: bool,
     /// The modules that this node holds, and when each lacking one was asked for.
     modules_held: BTreeSet<Digest>,
     modules_asked_ms: BTreeMap<Digest, u64>,
@@ -287,6 +289,7 @@ impl Machine {
             busy: BTreeMap::new(),
             hints: Deliveries::default(),
             hints_looked_ms: 0,
+            hints_counted: false,
             modules_held: BTreeSet::new(),
             modules_asked_ms: BTreeMap::new(),
             unsendable: VecDeque::new(),
@@ -529,7 +532,10 @@ impl Machine {
             }
             Job::HintBatch(target) => self.on_hints_loaded(target, reply),
             Job::HintCount => {
+                // A count that failed is asked for again: hints that nobody knows
+                // of would stay for the rest of this life.
                 if let Ok(StoreReply::HintCounts(counts)) = reply {
+                    self.hints_counted = true;
                     self.hints.on_counts(&counts);
                 }
             }
