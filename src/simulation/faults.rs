@@ -442,6 +442,20 @@ impl Nemesis {
                 self.destroyed = true;
                 Cure::Start(node)
             }
+            FaultKind::Corruption => {
+                let rows = world.nodes[node].disk.store.rows();
+                if rows.is_empty() {
+                    return;
+                }
+                let row = self.below(rows.len() as u64) as usize;
+                let (partition, key, _) = &rows[row];
+                let store = &world.nodes[node].disk.store;
+                store.corrupt(*partition, key, true);
+                world.tell(Some(key), || format!("the row of n{node} is damaged"));
+                // Until exchange has filled it again.
+                self.destroyed = true;
+                return self.count(kind);
+            }
             FaultKind::Join if self.joiners > 0 => {
                 self.joiners -= 1;
                 let node = world.add();

@@ -8,7 +8,7 @@
 //! [`snapshot`]: MemoryStore::snapshot
 //! [`restore`]: MemoryStore::restore
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 
 use super::{Done, Figures, Store};
@@ -39,6 +39,8 @@ pub struct MemoryStore {
 
 struct State {
     stored: Snapshot,
+    /// Rows that cannot be read.
+    corrupt: BTreeSet<(Partition, ItemKey)>,
     figures: Figures,
     closed: bool,
 }
@@ -52,6 +54,7 @@ impl MemoryStore {
                     incarnation,
                     ..Snapshot::default()
                 },
+                corrupt: BTreeSet::new(),
                 figures: Figures::default(),
                 closed: false,
             }),
@@ -72,7 +75,20 @@ impl MemoryStore {
     pub fn restore(&self, snapshot: Snapshot) {
         let mut state = self.state();
         state.stored = snapshot;
+        state.corrupt.clear();
         state.closed = false;
+    }
+
+    /// Makes a row unreadable from now on, or readable again: reads and changes of
+    /// it answer as if its checksum failed.
+    pub fn corrupt(&self, partition: Partition, key: &ItemKey, is_corrupt: bool) {
+        let mut state = self.state();
+        let item = (partition, key.clone());
+        if is_corrupt {
+            state.corrupt.insert(item);
+        } else {
+            state.corrupt.remove(&item);
+        }
     }
 
     /// Every row, in the order of partition, table, partition key and sort key.
@@ -88,6 +104,13 @@ impl State {
     fn carry_out(&mut self, request: StoreRequest) -> Result<StoreReply, StoreError> {
         if self.closed {
             return Err(StoreError::Io("the store is closed".into()));
+        }
+        if let StoreRequest::Read { partition, key } | StoreRequest::Update { partition, key, .. } =
+            &request
+            && !self.corrupt.is_empty()
+            && self.corrupt.contains(&(*partition, key.clone()))
+        {
+            return Err(StoreError::Corrupt(format!("{key:?}")));
         }
         let reply = match request {
             StoreRequest::Read { partition, key } => {
