@@ -16,7 +16,8 @@ use std::str::FromStr;
 use super::clocks::NodeClock;
 use super::disk::Durability;
 use super::guests::Modules;
-use super::{Doom, World, detection};
+use super::play::Doom;
+use super::{World, detection};
 use crate::clock::Dice;
 
 /// How many faults stand at a time at most: with more a cluster does nothing at

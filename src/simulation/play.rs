@@ -2,7 +2,7 @@
 //! noted for the checks.
 
 use super::network::{Fate, Frame};
-use super::{Doom, Event, World};
+use super::{Event, World};
 use crate::protocol::effect::{Address, Effect, Input};
 use crate::protocol::id::NodeId;
 use crate::protocol::message::Message;
@@ -14,6 +14,13 @@ use crate::transport::codec;
 const DELAY_MAX_MS: u64 = 1_900;
 /// How long after it was sent a message may be repeated.
 const REPEATED_WITHIN_MS: u64 = 50;
+
+/// When and how a process will end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doom {
+    pub after_events: u64,
+    pub silent: bool,
+}
 
 impl Event {
     fn node(&self) -> usize {

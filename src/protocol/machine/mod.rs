@@ -32,7 +32,7 @@ use super::get::Get;
 use super::hint::{Delivered, Deliveries};
 use super::id::{ItemKey, NodeId, TableId};
 use super::membership::{Identity, Membership, Pace, Persisted};
-use super::message::{ItemRequest, Message, MessageId, Refusal, Response};
+use super::message::{ItemRequest, Message, MessageId, Response};
 use super::put::Put;
 use super::replica::{Minting, Row, Written};
 use super::ring::Ring;
@@ -590,19 +590,6 @@ impl Machine {
             .collect();
         for id in lost {
             self.on_lost(id, false);
-        }
-    }
-
-    fn refuse(&mut self, origin: Origin, refusal: Refusal) {
-        self.respond(origin, Response::Refused(refusal));
-    }
-
-    fn respond(&mut self, origin: Origin, response: Response) {
-        match origin {
-            Origin::Client(request) => self.out.push(Effect::Respond { request, response }),
-            Origin::Peer { node, id } => {
-                self.send(node, Message::ForwardAnswer { id, response });
-            }
         }
     }
 }
