@@ -3,8 +3,10 @@
 //! A machine is stepped with an [`Input`] and answers with [`Effect`]s. It never
 //! waits: what a store or a guest has to say comes back as another input, under
 //! the number that the effect carried. Promises of the shell: every store and
-//! guest effect is answered exactly once, in any order; a message may be lost,
-//! delayed, repeated or reordered.
+//! guest effect is answered exactly once; answers about one partition come in the
+//! order in which the store did the work, so that whoever follows its changes
+//! (the Merkle trees do) never takes an older state for a newer one; all others
+//! come in any order; a message may be lost, delayed, repeated or reordered.
 
 use std::sync::Arc;
 

@@ -13,6 +13,7 @@ use super::history::{History, Seen};
 use super::tables::Kind;
 use super::workload::{Plan, Run};
 use super::{Violation, World};
+use crate::protocol::catalog::DEFAULT_MAX_ACTORS;
 use crate::protocol::machine::Upkeep;
 use crate::protocol::message::{Ask, ItemRequest, Response};
 use crate::protocol::siblings::SiblingSet;
@@ -28,6 +29,9 @@ const HINTS_WITHIN_MS: u64 = 240_000;
 const AGREES_WITHIN_MS: u64 = 240_000;
 /// How long after a read the repairs that it leads to take at most.
 const REPAIRS_WITHIN_MS: u64 = 100;
+
+/// How many actors the contexts of a table keep that says nothing of it.
+const MAX_ACTORS: usize = DEFAULT_MAX_ACTORS as usize;
 
 /// Faults after which hints alone need not bring every replica up to date: what
 /// was in a process's memory is gone, or a hint could not be written.
@@ -177,7 +181,9 @@ pub fn check(run: &mut Run) -> Result<(), Violation> {
         let set = read_all(run, item, some_member(run, item + 1))?;
         check_replicas(run, item, &set)?;
         let checked = match run.items[item].table.kind {
-            Kind::Register { forgets } => check_register(&run.items[item], &set, forgets),
+            kind @ Kind::Register { .. } => {
+                check_register(&run.items[item], &set, forgets(kind, &set))
+            }
             Kind::Lines | Kind::Set => check_lines(&run.items[item], &set),
             Kind::Counter => check_counter(run, item),
         };
@@ -314,8 +320,7 @@ pub(super) fn on_shown(
             world.violated(4, Some(&history.item), || format!("nobody wrote {value}"));
         }
     }
-    let forgets = history.table.kind == (Kind::Register { forgets: true });
-    if strict && !forgets && is_steady(plan) {
+    if strict && !forgets(history.table.kind, set) && is_steady(plan) {
         let n = history.table.n.min(plan.settings.nodes as u32);
         for promised in &history.strict {
             let value = history.writes[promised.write].value.as_ref();
@@ -355,6 +360,12 @@ pub(super) fn on_absent(world: &mut World, plan: &Plan, history: &History, asked
             )
         });
     }
+}
+
+/// Whether truncation may have let something superseded come back: in a table
+/// that keeps few actors, or in an item that as many have written as are kept.
+fn forgets(kind: Kind, set: &SiblingSet) -> bool {
+    kind == (Kind::Register { forgets: true }) || set.context().len() >= MAX_ACTORS
 }
 
 /// Whether every primary holds for good what it once acknowledged.

@@ -104,7 +104,15 @@ impl World {
 
     fn judge(&mut self, observer: usize, peer: usize) {
         let now_ms = self.now_ms;
-        let broken = self.network.is_broken(observer, peer)
+        let is_paused = |node: usize| {
+            let sim = &self.nodes[node];
+            sim.paused.is_some() && now_ms > sim.paused_ms + FORGIVEN_PAUSE_MS
+        };
+        let broken = is_paused(observer)
+            || is_paused(peer)
+            || self.network.extra_loss > 0
+            || self.network.delay_max_ms.is_some()
+            || self.network.is_broken(observer, peer)
             || self.network.is_broken(peer, observer)
             || self.slowness(observer) > 1
             || self.slowness(peer) > 1;

@@ -17,7 +17,8 @@ use super::clocks::NodeClock;
 use super::disk::Durability;
 use super::guests::Modules;
 use super::members::Standing;
-use super::{Doom, World, detection};
+use super::play::Doom;
+use super::{World, detection};
 use crate::clock::Dice;
 
 /// How many faults stand at a time at most: with more a cluster does nothing at

@@ -38,6 +38,7 @@ pub mod tables;
 mod trace;
 #[cfg(test)]
 mod transcripts;
+mod violation;
 pub mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,9 +52,11 @@ use self::disk::{Disk, Durability, set_of};
 use self::guests::Modules;
 use self::members::Standing;
 use self::network::{Frame, Network};
+use self::play::Doom;
 use self::tables::propose_tables;
 pub use self::tables::{RAW_TABLE, UNION_TABLE};
 use self::trace::Tracer;
+pub use self::violation::Violation;
 use crate::clock::Dice;
 use crate::protocol::dot::Dot;
 use crate::protocol::effect::{
@@ -202,34 +205,6 @@ struct SimNode {
     /// After so many events its process ends, in the midst of one.
     doomed: Option<Doom>,
     standing: Standing,
-}
-
-/// When and how a process will end.
-#[derive(Clone, Copy, Debug)]
-struct Doom {
-    after_events: u64,
-    silent: bool,
-}
-
-/// An invariant that does not hold.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Violation {
-    /// By the protocol page; 0 for what must hold as well, such as an answer to
-    /// every request of a healed cluster.
-    pub invariant: u8,
-    pub item: Option<ItemKey>,
-    pub at_ms: u64,
-    pub what: String,
-}
-
-impl std::fmt::Display for Violation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let at_s = self.at_ms as f64 / 1000.0;
-        match self.invariant {
-            0 => write!(f, "{} (at {at_s:.3} s)", self.what),
-            number => write!(f, "invariant {number}: {} (at {at_s:.3} s)", self.what),
-        }
-    }
 }
 
 /// A cluster and its fate.

@@ -2,32 +2,29 @@
 //! found by some seed, and the very same run is fine without it.
 //!
 //! To add one: a line in [`sabotage`](crate::protocol::sabotage), the place that
-//! asks for it, and a line here: under which faults, on how many nodes, and
-//! within how many seeds it must be found.
+//! asks for it, and a line here: under which faults, on how many nodes, in runs
+//! of how many milliseconds and within how many of them it must be found.
 
 use super::NO_UPKEEP;
 use super::explore::{Played, play};
 use super::faults::FaultSet;
 use super::workload::{Plan, Tempo};
-use crate::protocol::machine::Upkeep;
 use crate::protocol::sabotage::{self, Variant};
 
-/// How long each run lasts. Half of it would find most.
-const LASTS_MS: u64 = 3_000;
-
-fn plan(faults: &str, nodes: usize, upkeep: Upkeep) -> Plan {
+fn plan(faults: &str, nodes: usize, lasts_ms: u64) -> Plan {
     let faults: FaultSet = faults.parse().expect("names of faults");
     let mut plan = Plan::new(Tempo::Hectic, nodes);
-    plan.settings.upkeep = upkeep;
+    // Exchange would mend much of it before anyone looks.
+    plan.settings.upkeep = NO_UPKEEP;
     Plan {
         faults,
-        lasts_ms: LASTS_MS,
+        lasts_ms,
         ..plan
     }
 }
 
-fn is_found(variant: Variant, faults: &str, nodes: usize, seeds: u64, upkeep: Upkeep) {
-    let plan = plan(faults, nodes, upkeep);
+fn is_found(variant: Variant, faults: &str, nodes: usize, lasts_ms: u64, seeds: u64) {
+    let plan = plan(faults, nodes, lasts_ms);
     let broken = |seed| -> Played { sabotage::with(variant, || play(seed, plan)) };
     let found = (0..seeds).find_map(|seed| Some((seed, broken(seed).violation?)));
     let Some((seed, violation)) = found else {
@@ -39,32 +36,33 @@ fn is_found(variant: Variant, faults: &str, nodes: usize, seeds: u64, upkeep: Up
 }
 
 macro_rules! mutants {
-    ($($name:ident: $variant:ident, $faults:literal, $nodes:literal, $seeds:literal;)*) => {
+    ($($name:ident: $variant:ident, $faults:literal, $nodes:literal, $lasts_ms:literal, $seeds:literal;)*) => {
         $(#[test]
         fn $name() {
-            // Exchange would mend much of it before anyone looks.
-            is_found(Variant::$variant, $faults, $nodes, $seeds, NO_UPKEEP);
+            is_found(Variant::$variant, $faults, $nodes, $lasts_ms, $seeds);
         })*
     };
 }
 
 mutants! {
-    a_reused_epoch: EpochReused, "wipe", 3, 12;
-    a_vector_that_covers_the_cloud: VectorCoversCloud, "partition,loss", 3, 4;
-    a_token_that_covers_unseen_siblings: TokenCoversUnseen, "none", 3, 4;
-    an_ack_before_the_commit: AckBeforeCommit, "kill,slow-disk,disk-full", 3, 24;
-    a_fallback_whose_emptiness_counts: EmptyFallbackCounts, "partition,kill", 6, 24;
-    a_forward_carried_out_twice: ForwardTwice, "duplication", 6, 4;
-    a_sync_that_keeps_dominated_siblings: SyncKeepsDominated, "none", 3, 4;
-    a_delta_with_the_context_of_the_row: DeltaCarriesRow, "partition,loss", 3, 8;
-    a_read_repair_that_reaches_nobody: RepairReachesNobody, "kill,loss", 3, 12;
-    a_slow_primary_without_a_hint: SlowPrimaryUnhinted, "loss,one-way", 3, 12;
-    a_truncation_on_one_path_only: TruncatedOnOnePath, "none", 5, 4;
-    a_failed_read_taken_for_absence: FailedReadIsAbsent, "read-errors", 3, 12;
-    an_answer_one_ack_too_early: AnsweredOneEarly, "delay,loss", 3, 8;
-    a_strict_quorum_of_fallbacks: StrictCountsAnyone, "partition", 6, 24;
-    a_swap_without_a_comparison: SwapWithoutCompare, "none", 3, 8;
-    a_strange_hash_that_counts: StrangeHashCounts, "delay,loss", 3, 8;
-    a_clock_that_rules: WallClockRules, "clock-drift", 3, 4;
-    a_forward_tried_again_blindly: ForwardRetriedBlindly, "kill,slow-node", 6, 24;
+    a_reused_epoch: EpochReused, "wipe", 3, 3_000, 12;
+    an_epoch_that_a_copy_brings_back: LifeGoesOn, "old-copy,one-way,partition", 3, 6_000, 24;
+    a_vector_that_covers_the_cloud: VectorCoversCloud, "partition,loss", 3, 3_000, 4;
+    a_hint_dropped_before_the_ack: HintDroppedEarly, "partition,loss,one-way", 3, 6_000, 24;
+    a_token_that_covers_unseen_siblings: TokenCoversUnseen, "none", 3, 3_000, 4;
+    an_ack_before_the_commit: AckBeforeCommit, "kill,slow-disk,disk-full", 3, 3_000, 24;
+    a_fallback_whose_emptiness_counts: EmptyFallbackCounts, "partition,kill", 6, 3_000, 24;
+    a_forward_carried_out_twice: ForwardTwice, "duplication", 6, 3_000, 4;
+    a_sync_that_keeps_dominated_siblings: SyncKeepsDominated, "none", 3, 3_000, 4;
+    a_delta_with_the_context_of_the_row: DeltaCarriesRow, "partition,loss", 3, 3_000, 8;
+    a_read_repair_that_reaches_nobody: RepairReachesNobody, "kill,loss", 3, 3_000, 12;
+    a_slow_primary_without_a_hint: SlowPrimaryUnhinted, "loss,one-way", 3, 3_000, 12;
+    a_truncation_on_one_path_only: TruncatedOnOnePath, "loss", 5, 3_000, 24;
+    a_failed_read_taken_for_absence: FailedReadIsAbsent, "read-errors", 3, 3_000, 12;
+    an_answer_one_ack_too_early: AnsweredOneEarly, "delay,loss", 3, 3_000, 8;
+    a_strict_quorum_of_fallbacks: StrictCountsAnyone, "partition", 6, 3_000, 24;
+    a_swap_without_a_comparison: SwapWithoutCompare, "none", 3, 3_000, 8;
+    a_strange_hash_that_counts: StrangeHashCounts, "delay,loss", 3, 3_000, 8;
+    a_clock_that_rules: WallClockRules, "clock-drift", 3, 3_000, 4;
+    a_forward_tried_again_blindly: ForwardRetriedBlindly, "kill,slow-node", 6, 3_000, 24;
 }

@@ -2,15 +2,25 @@
 //! noted for the checks.
 
 use super::network::{Fate, Frame};
-use super::{Doom, Event, World};
+use super::{Event, World};
 use crate::protocol::effect::{Address, Effect, Input};
 use crate::protocol::id::NodeId;
 use crate::protocol::message::Message;
 use crate::store::Store;
 use crate::transport::codec;
 
+/// How long a message takes at most, however slow everything is: after the faults
+/// are over, nothing is on its way for longer than a run waits.
+const DELAY_MAX_MS: u64 = 1_900;
 /// How long after it was sent a message may be repeated.
 const REPEATED_WITHIN_MS: u64 = 50;
+
+/// When and how a process will end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doom {
+    pub after_events: u64,
+    pub silent: bool,
+}
 
 impl Event {
     fn node(&self) -> usize {
@@ -178,7 +188,7 @@ impl World {
         let target = self.by_address.get(at).copied();
         let delay_max_ms = self.network.delay_max_ms;
         let delay_max_ms = delay_max_ms.unwrap_or(self.settings.delay_max_ms);
-        let in_ms = (1 + self.below(delay_max_ms)) * self.slowness(from);
+        let in_ms = ((1 + self.below(delay_max_ms)) * self.slowness(from)).min(DELAY_MAX_MS);
         let Some(target) = target else { return };
         let is_cut = self.network.is_broken(from, target);
         if !self.is_up(target) {
@@ -211,7 +221,7 @@ impl World {
             life: self.nodes[target].life,
             bytes: bytes.to_vec(),
         };
-        let in_ms = in_ms * self.slowness(target);
+        let in_ms = (in_ms * self.slowness(target)).min(DELAY_MAX_MS);
         match self.network.fate(frame) {
             Fate::Goes(frame) => {
                 let duplication = self.settings.duplication + self.network.extra_duplication;

@@ -17,6 +17,9 @@ use crate::reconcile::native::COUNTER;
 pub const RAW_TABLE: &str = "raw";
 /// Conflicts are folded by a union of lines.
 pub const UNION_TABLE: &str = "union";
+/// As `raw`, with many keys that are seldom asked for: what a replica missed is
+/// not mended by the next read.
+const COLD_TABLE: &str = "cold";
 /// As `raw`, on five nodes.
 const WIDE_TABLE: &str = "wide";
 /// As `raw`, on two nodes.
@@ -59,12 +62,18 @@ pub struct SimTable {
 }
 
 /// All of them.
-pub const TABLES: [SimTable; 7] = [
+pub const TABLES: [SimTable; 8] = [
     SimTable {
         name: RAW_TABLE,
         n: 3,
         kind: Kind::Register { forgets: false },
         keys: 3,
+    },
+    SimTable {
+        name: COLD_TABLE,
+        n: 3,
+        kind: Kind::Register { forgets: false },
+        keys: 20,
     },
     SimTable {
         name: WIDE_TABLE,

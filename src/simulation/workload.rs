@@ -31,6 +31,9 @@ const SURVIVES_A_DISK: u32 = 2;
 /// One of so many operations is on the hot item, besides its share of the rest.
 const HEAT: usize = 4;
 
+/// The items of a table with so many keys are cold.
+const MANY_KEYS: usize = 10;
+
 /// How fast a cluster and its clients are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tempo {
@@ -180,6 +183,8 @@ pub struct Run {
     dice: Dice,
     /// The item that is asked for most.
     hot: usize,
+    /// The items that are not cold.
+    warm: Vec<usize>,
     holdings: Vec<Vec<Holding>>,
     pending: BTreeMap<RequestId, Pending>,
 }
@@ -195,6 +200,9 @@ impl Run {
             return Err(format!("no cluster formed within {FORMS_WITHIN_MS} ms"));
         }
         let items = History::of_all(&world);
+        let warm: Vec<usize> = (0..items.len())
+            .filter(|&item| items[item].table.keys < MANY_KEYS)
+            .collect();
         let nemesis = Nemesis::new(seed, plan.faults, plan.pace_ms(), &mut world);
         Ok(Run {
             plan,
@@ -204,7 +212,8 @@ impl Run {
             acknowledged: 0,
             unavailable: 0,
             dice: Dice::from_seed(seed ^ 0x6b69_6e66_6f6c_6421),
-            hot: (seed % items.len().max(1) as u64) as usize,
+            hot: warm[(seed % warm.len() as u64) as usize],
+            warm,
             holdings: vec![vec![Holding::default(); items.len()]; plan.clients],
             items,
             pending: BTreeMap::new(),
@@ -219,13 +228,18 @@ impl Run {
     /// faults end, and what is under way comes to its end.
     pub fn play(&mut self) {
         let until_ms = self.world.now_ms + self.plan.lasts_ms;
+        // Towards the end clients are silent while the faults go on: what nodes do
+        // by themselves has to come through without the next request's help.
+        let quiet_ms = until_ms - self.plan.lasts_ms / 4;
         while self.world.now_ms < until_ms && self.world.violation.is_none() {
             self.nemesis.act(&mut self.world);
             if self.nemesis.wants_refill() {
                 self.refill();
                 continue;
             }
-            self.ask();
+            if self.world.now_ms < quiet_ms {
+                self.ask();
+            }
             let dice = self.dice.next_u64();
             self.world.run(self.plan.gap_ms(dice));
             self.collect();
@@ -236,14 +250,13 @@ impl Run {
         self.collect();
     }
 
-    /// Clients wait while a disk that lost something is filled again by reading
-    /// everything from everyone.
+    /// Clients wait while a disk that lost something is filled again by its peers.
     fn refill(&mut self) {
         self.nemesis.end_all(&mut self.world);
         self.world.heal();
         self.world.run(2_000);
         self.collect();
-        match super::check::settle(self).and_then(|()| super::check::read_everything(self)) {
+        match super::check::settle(self) {
             Ok(()) => self.nemesis.refilled(),
             Err(violation) => {
                 self.world.violation = self.world.violation.take().or(Some(violation))
@@ -256,10 +269,15 @@ impl Run {
     /// Some client asks something of some node.
     fn ask(&mut self) {
         let client = self.below(self.plan.clients);
-        // One item is hot, so that its writers meet.
+        // One item is hot, so that its writers meet; the many cold ones together
+        // are asked for as often.
         let item = match self.below(HEAT) {
             0 => self.hot,
-            _ => self.below(self.items.len()),
+            1 => self.below(self.items.len()),
+            _ => {
+                let place = self.below(self.warm.len());
+                self.warm[place]
+            }
         };
         let node = self.below(self.world.len());
         if !self.world.is_up(node) {

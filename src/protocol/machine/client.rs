@@ -7,7 +7,7 @@
 //! only if it certainly did not arrive; a write that was stored anywhere goes on
 //! to its replicas whatever its client was told.
 
-use super::super::effect::{StoreError, StoreReply, StoreRequest};
+use super::super::effect::{Effect, StoreError, StoreReply, StoreRequest};
 use super::super::get::{Get, GetAction};
 use super::super::id::NodeId;
 use super::super::message::{Ask, ItemRequest, Message, MessageId, ReadAnswer, Refusal, Response};
@@ -477,6 +477,19 @@ impl Machine {
             slot.answered = true;
             let origin = slot.origin;
             self.respond(origin, response);
+        }
+    }
+
+    pub(super) fn refuse(&mut self, origin: Origin, refusal: Refusal) {
+        self.respond(origin, Response::Refused(refusal));
+    }
+
+    pub(super) fn respond(&mut self, origin: Origin, response: Response) {
+        match origin {
+            Origin::Client(request) => self.out.push(Effect::Respond { request, response }),
+            Origin::Peer { node, id } => {
+                self.send(node, Message::ForwardAnswer { id, response });
+            }
         }
     }
 

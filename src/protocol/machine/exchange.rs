@@ -15,7 +15,7 @@ use super::super::message::{Message, MessageId, Refusal};
 use super::super::replica::Mutation;
 use super::super::ring::Ring;
 use super::super::siblings::SiblingSet;
-use super::super::trees::{Class, LEAVES_PER_REQUEST, NO_CLASS, Trees};
+use super::super::trees::{Class, NO_CLASS, Trees};
 use super::filling::Filling;
 use super::reaping::Reaping;
 use super::serving::Served;

@@ -45,7 +45,7 @@ use super::get::Get;
 use super::hint::{Delivered, Deliveries};
 use super::id::{ItemKey, NodeId, Partition, TableId};
 use super::membership::{Identity, LeaveRefused, Membership, Pace, Persisted, RemoveRefused};
-use super::message::{ItemRequest, Message, MessageId, Refusal, Response};
+use super::message::{ItemRequest, Message, MessageId, Response};
 use super::put::Put;
 use super::replica::{Minting, Row, Written};
 use super::ring::Ring;
@@ -268,6 +268,8 @@ pub struct Machine {
     exchanges: Exchanges,
     /// How many requests to forget hints are unanswered.
     hint_drops: usize,
+    /// Whether the store has said how many hints it holds.
+    hints_counted: bool,
     /// The modules that this node holds, and when each lacking one was asked for.
     modules_held: BTreeSet<Digest>,
     modules_asked_ms: BTreeMap<Digest, u64>,
@@ -336,6 +338,7 @@ impl Machine {
             hints_looked_ms: 0,
             exchanges: Exchanges::new(now.monotonic_ms),
             hint_drops: 0,
+            hints_counted: false,
             modules_held: BTreeSet::new(),
             modules_asked_ms: BTreeMap::new(),
             unsendable: VecDeque::new(),
@@ -568,18 +571,5 @@ impl Machine {
         let id = JobId(self.next_id());
         self.jobs.insert(id, Job::SlotGuest(slot));
         self.out.push(Effect::Guest { job: id, request });
-    }
-
-    fn refuse(&mut self, origin: Origin, refusal: Refusal) {
-        self.respond(origin, Response::Refused(refusal));
-    }
-
-    fn respond(&mut self, origin: Origin, response: Response) {
-        match origin {
-            Origin::Client(request) => self.out.push(Effect::Respond { request, response }),
-            Origin::Peer { node, id } => {
-                self.send(node, Message::ForwardAnswer { id, response });
-            }
-        }
     }
 }

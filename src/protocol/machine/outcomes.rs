@@ -71,7 +71,10 @@ impl Machine {
             }
             Job::HintBatch(target) => self.on_hints_loaded(target, reply),
             Job::HintCount => {
+                // A count that failed is asked for again: hints that nobody knows
+                // of would stay for the rest of this life.
                 if let Ok(StoreReply::HintCounts(counts)) = reply {
+                    self.hints_counted = true;
                     self.hints.on_counts(&counts);
                 }
             }

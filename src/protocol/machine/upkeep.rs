@@ -60,6 +60,10 @@ impl Machine {
         }
         if now_ms >= self.hints_looked_ms + HINT_INTERVAL_MS {
             self.hints_looked_ms = now_ms;
+            let is_asked = || self.jobs.values().any(|job| matches!(job, Job::HintCount));
+            if !self.hints_counted && !is_asked() {
+                self.store(Job::HintCount, StoreRequest::CountHints);
+            }
             self.deliver_hints();
             self.fetch_modules();
         }
