@@ -49,6 +49,18 @@ pub enum Variant {
     WallClockRules,
     /// A forwarded write that may have been carried out is tried elsewhere.
     ForwardRetriedBlindly,
+    /// Tombstones are reaped by their age, and nobody is asked.
+    ReapedByTime,
+    /// A stray is forgotten before its owners say that they hold it.
+    StrayDroppedEarly,
+    /// A node calls itself filled at once.
+    FilledByWord,
+    /// A node whose disk was wiped counts its emptiness.
+    WipedCounts,
+    /// Exchange takes what the other has, and gives nothing.
+    ExchangeOneWay,
+    /// Rows that go are not taken out of the trees.
+    TreesKeepTheGone,
 }
 
 /// Whether the variant is on.
@@ -67,6 +79,12 @@ pub fn broken(variant: Variant) -> bool {
 #[cfg(test)]
 thread_local! {
     static ON: std::cell::Cell<Option<Variant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Switches every variant off: after a test that ended in a panic.
+#[cfg(test)]
+pub fn clear() {
+    ON.set(None);
 }
 
 /// Does something with a variant on.

@@ -60,7 +60,8 @@ fn violation(run: &Run, invariant: u8, item: Option<usize>, what: String) -> Vio
 /// Waits until everyone serves and no hint is left.
 pub(super) fn settle(run: &mut Run) -> Result<(), Violation> {
     if !run.world.run_until(SETTLES_WITHIN_MS, World::is_settled) {
-        let what = "the cluster did not settle after it was healed".to_owned();
+        let why = run.world.unrest().unwrap_or_default();
+        let what = format!("the cluster did not settle after it was healed: {why}");
         return Err(violation(run, 0, None, what));
     }
     if !run

@@ -108,22 +108,59 @@ impl World {
 
     /// Whether every member serves, sees every other, and nobody is going.
     pub fn is_settled(&self) -> bool {
+        self.unrest().is_none()
+    }
+
+    /// What keeps the cluster from being settled.
+    pub fn unrest(&self) -> Option<String> {
         let members = self.members();
-        let gone = (0..self.nodes.len()).filter(|node| self.is_gone(*node));
-        members.len() + gone.count() == self.nodes.len()
-            && members.iter().all(|&node| {
-                self.nodes[node].machine.as_ref().is_some_and(|machine| {
-                    machine.readiness().is_ok()
-                        && machine
-                            .reading_ring()
-                            .is_some_and(|ring| ring.layout().nodes().len() == members.len())
-                        && machine.writing_rings().len() == 1
-                        && machine.membership().is_filled()
-                        && members
-                            .iter()
-                            .all(|&other| machine.is_up(self.node_id(other)))
-                })
-            })
+        for (node, sim) in self.nodes.iter().enumerate() {
+            if matches!(sim.standing, Standing::Leaving | Standing::Condemned) {
+                return Some(format!("n{node} is {:?}", sim.standing));
+            }
+        }
+        for &node in &members {
+            let Some(machine) = self.machine(node) else {
+                return Some(format!("n{node} is down"));
+            };
+            if let Err(why) = machine.readiness() {
+                return Some(format!("n{node} is not ready: {why}"));
+            }
+            let read = machine.reading_ring().map(|ring| ring.layout().clone());
+            if read.is_none_or(|layout| layout.nodes().len() != members.len())
+                || machine.writing_rings().len() != 1
+                || !machine.membership().is_filled()
+            {
+                let written: Vec<u64> = machine
+                    .writing_rings()
+                    .iter()
+                    .map(|ring| ring.layout().version())
+                    .collect();
+                let of = |member: &crate::protocol::membership::Member| {
+                    (
+                        member.name.clone(),
+                        member.status,
+                        member.layout_seen,
+                        member.layout_synced,
+                        member.layout_read,
+                    )
+                };
+                let list: Vec<_> = machine.membership().members().map(of).collect();
+                return Some(format!(
+                    "n{node} writes to {written:?}, is filled: {}, wants to be synced to {:?}, \
+                     transfers {:?}, and knows {list:?}",
+                    machine.membership().is_filled(),
+                    machine.membership().sync_wanted(),
+                    machine.transfers(),
+                ));
+            }
+            for &other in &members {
+                if !machine.is_up(self.node_id(other)) {
+                    return Some(format!("n{node} takes n{other} for down"));
+                }
+            }
+        }
+        None
     }
 
     /// How many hints all members hold together.

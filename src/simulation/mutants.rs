@@ -5,17 +5,17 @@
 //! asks for it, and a line here: under which faults, on how many nodes, in runs
 //! of how many milliseconds and within how many of them it must be found.
 
-use super::NO_UPKEEP;
 use super::explore::{Played, play};
 use super::faults::FaultSet;
 use super::workload::{Plan, Tempo};
+use super::{HECTIC_UPKEEP, NO_UPKEEP};
+use crate::protocol::machine::Upkeep;
 use crate::protocol::sabotage::{self, Variant};
 
-fn plan(faults: &str, nodes: usize, lasts_ms: u64) -> Plan {
+fn plan(faults: &str, nodes: usize, lasts_ms: u64, upkeep: Upkeep) -> Plan {
     let faults: FaultSet = faults.parse().expect("names of faults");
     let mut plan = Plan::new(Tempo::Hectic, nodes);
-    // Exchange would mend much of it before anyone looks.
-    plan.settings.upkeep = NO_UPKEEP;
+    plan.settings.upkeep = upkeep;
     Plan {
         faults,
         lasts_ms,
@@ -23,8 +23,8 @@ fn plan(faults: &str, nodes: usize, lasts_ms: u64) -> Plan {
     }
 }
 
-fn is_found(variant: Variant, faults: &str, nodes: usize, lasts_ms: u64, seeds: u64) {
-    let plan = plan(faults, nodes, lasts_ms);
+fn is_found(variant: Variant, plan: Plan, seeds: u64) {
+    let (nodes, faults) = (plan.settings.nodes, plan.faults);
     let broken = |seed| -> Played { sabotage::with(variant, || play(seed, plan)) };
     let found = (0..seeds).find_map(|seed| Some((seed, broken(seed).violation?)));
     let Some((seed, violation)) = found else {
@@ -36,15 +36,24 @@ fn is_found(variant: Variant, faults: &str, nodes: usize, lasts_ms: u64, seeds: 
 }
 
 macro_rules! mutants {
-    ($($name:ident: $variant:ident, $faults:literal, $nodes:literal, $lasts_ms:literal, $seeds:literal;)*) => {
+    ($upkeep:ident: $($name:ident: $variant:ident, $faults:literal, $nodes:literal, $lasts_ms:literal, $seeds:literal;)*) => {
         $(#[test]
         fn $name() {
-            is_found(Variant::$variant, $faults, $nodes, $lasts_ms, $seeds);
+            is_found(Variant::$variant, plan($faults, $nodes, $lasts_ms, $upkeep), $seeds);
         })*
     };
 }
 
+// What exchange itself, and all that rests on its trees, is for.
 mutants! {
+    HECTIC_UPKEEP:
+    reaping_by_time: ReapedByTime, "partition,kill", 4, 12_000, 12;
+    an_exchange_one_way: ExchangeOneWay, "kill,loss", 3, 3_000, 12;
+}
+
+// Exchange would mend much of these before anyone looks.
+mutants! {
+    NO_UPKEEP:
     a_reused_epoch: EpochReused, "wipe", 3, 3_000, 12;
     an_epoch_that_a_copy_brings_back: LifeGoesOn, "old-copy,one-way,partition", 3, 6_000, 24;
     a_vector_that_covers_the_cloud: VectorCoversCloud, "partition,loss", 3, 3_000, 4;
@@ -57,11 +66,11 @@ mutants! {
     a_delta_with_the_context_of_the_row: DeltaCarriesRow, "partition,loss", 3, 3_000, 8;
     a_read_repair_that_reaches_nobody: RepairReachesNobody, "kill,loss", 3, 3_000, 12;
     a_slow_primary_without_a_hint: SlowPrimaryUnhinted, "loss,one-way", 3, 3_000, 12;
-    a_truncation_on_one_path_only: TruncatedOnOnePath, "loss", 5, 3_000, 24;
+    a_truncation_on_one_path_only: TruncatedOnOnePath, "loss", 5, 6_000, 48;
     a_failed_read_taken_for_absence: FailedReadIsAbsent, "read-errors", 3, 3_000, 12;
-    an_answer_one_ack_too_early: AnsweredOneEarly, "delay,loss", 3, 3_000, 8;
+    an_answer_one_ack_too_early: AnsweredOneEarly, "delay,loss", 3, 3_000, 48;
     a_strict_quorum_of_fallbacks: StrictCountsAnyone, "partition", 6, 3_000, 24;
-    a_swap_without_a_comparison: SwapWithoutCompare, "none", 3, 3_000, 8;
+    a_swap_without_a_comparison: SwapWithoutCompare, "none", 3, 3_000, 48;
     a_strange_hash_that_counts: StrangeHashCounts, "delay,loss", 3, 3_000, 8;
     a_clock_that_rules: WallClockRules, "clock-drift", 3, 3_000, 4;
     a_forward_tried_again_blindly: ForwardRetriedBlindly, "kill,slow-node", 6, 3_000, 24;

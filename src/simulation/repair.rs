@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::disk::ask_now;
-use super::{HECTIC_UPKEEP, RAW_TABLE, Settings, World};
+use super::{HECTIC_UPKEEP, NO_UPKEEP, RAW_TABLE, Settings, World};
 use crate::protocol::context::Context;
 use crate::protocol::dot::{Actor, Dot, Epoch};
 use crate::protocol::effect::StoreRequest;
@@ -15,6 +15,7 @@ use crate::protocol::id::NodeId;
 use crate::protocol::machine::Upkeep;
 use crate::protocol::message::{Ask, ItemRequest, Response};
 use crate::protocol::replica::Mutation;
+use crate::protocol::sabotage::{self, Variant};
 use crate::protocol::siblings::{SiblingSet, Version};
 
 /// How long anything may take to come about.
@@ -212,8 +213,7 @@ fn a_read_that_meets_damage_has_it_mended_soon() {
     check_holds(&world, &expected);
 }
 
-#[test]
-fn a_wiped_node_is_filled_before_its_copy_counts() {
+fn a_wiped_node() {
     let mut world = world(4, 3, KEEPS_ALL);
     let expected = fill(&mut world, 60);
     agree(&mut world);
@@ -223,6 +223,17 @@ fn a_wiped_node_is_filled_before_its_copy_counts() {
     // From its first moment on, an answer that counts it must be right.
     let mut asked = 0;
     while !world.is_settled() {
+        // What counts all three counts no empty disk.
+        let id = world.ask(0, RAW_TABLE, &key(asked % 60), |request| ItemRequest {
+            r: 3,
+            strict: true,
+            timeout_ms: 100,
+            ..request
+        });
+        world.run_until(1_000, |world| world.responses.contains_key(&id));
+        if let Some(Response::Siblings { .. }) = world.responses.remove(&id) {
+            assert!(world.has_row(1, RAW_TABLE, &key(asked % 60)));
+        }
         let number = asked % 60;
         let node = [0, 2][asked % 2];
         let answer = request(&mut world, node, &key(number), Ask::Get { raw: true });
@@ -241,9 +252,8 @@ fn a_wiped_node_is_filled_before_its_copy_counts() {
     check_holds(&world, &expected);
 }
 
-#[test]
-fn nodes_join_leave_and_die_while_clients_write() {
-    let mut world = world(5, 4, KEEPS_ALL);
+fn nodes_come_and_go(upkeep: Upkeep) {
+    let mut world = world(5, 4, upkeep);
     let mut expected = fill(&mut world, 80);
     let mut number = 80;
     let write = |world: &mut World, expected: &mut BTreeMap<usize, String>, number: &mut usize| {
@@ -287,6 +297,75 @@ fn nodes_join_leave_and_die_while_clients_write() {
     agree(&mut world);
     assert!(world.is_gone(1));
     check_holds(&world, &expected);
+}
+
+/// Rows lie on a node that does not own them, and on no other.
+fn strays() {
+    let mut world = world(9, 5, NO_UPKEEP);
+    let mut expected = fill(&mut world, 10);
+    agree(&mut world);
+    for number in 100..110 {
+        let owners = world.preference(RAW_TABLE, &key(number))[..3].to_vec();
+        let other = (0..5).find(|&node| !owners.contains(&world.node_id(node)));
+        let other = other.expect("five nodes, three owners");
+        tamper(&mut world, other, RAW_TABLE, &key(number), true);
+        expected.insert(number, "strange".to_owned());
+    }
+    // They are found by whoever looks at its rows: here, at a start.
+    for node in 0..5 {
+        world.crash(node);
+        world.start(node);
+    }
+    agree(&mut world);
+    check_holds(&world, &expected);
+}
+
+#[test]
+fn a_wiped_node_is_filled_before_its_copy_counts() {
+    a_wiped_node();
+}
+
+#[test]
+fn nodes_join_leave_and_die_while_clients_write() {
+    nodes_come_and_go(KEEPS_ALL);
+}
+
+/// A layout is filled by its own means: exchange only mends what these miss.
+#[test]
+fn nodes_come_and_go_without_exchange() {
+    nodes_come_and_go(NO_UPKEEP);
+}
+
+#[test]
+fn strays_find_their_owners() {
+    strays();
+}
+
+/// The scenario fails with the variant on: what it shows is not there by itself.
+fn fails_with(variant: Variant, scenario: fn()) {
+    let failed = std::panic::catch_unwind(|| sabotage::with(variant, scenario)).is_err();
+    sabotage::clear();
+    assert!(failed, "{variant:?} goes unnoticed");
+}
+
+#[test]
+fn a_wiped_disk_that_counts_is_noticed() {
+    fails_with(Variant::WipedCounts, a_wiped_node);
+}
+
+#[test]
+fn a_layout_called_filled_by_word_is_noticed() {
+    fails_with(Variant::FilledByWord, || nodes_come_and_go(NO_UPKEEP));
+}
+
+#[test]
+fn strays_dropped_unconfirmed_are_noticed() {
+    fails_with(Variant::StrayDroppedEarly, strays);
+}
+
+#[test]
+fn trees_that_keep_the_gone_are_noticed() {
+    fails_with(Variant::TreesKeepTheGone, strays);
 }
 
 /// How many nodes still hold anything of an item.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::protocol::effect::{Leaf, StoreRequest};
 use crate::protocol::id::{ItemKey, NodeId, Partition};
+use crate::protocol::sabotage::{Variant, broken};
 use crate::protocol::siblings::{SiblingSet, StateHash};
 use crate::protocol::trees::{Class, Trees};
 
@@ -364,7 +365,7 @@ impl Session {
         trees: &Trees,
         now_ms: u64,
     ) -> Action {
-        if wanted.is_empty() {
+        if wanted.is_empty() || broken(Variant::ExchangeOneWay) {
             self.go_on(next, trees, now_ms)
         } else {
             self.go_on(Next::Give { wanted }, trees, now_ms)

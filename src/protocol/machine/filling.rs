@@ -258,8 +258,9 @@ impl Machine {
         }
     }
 
-    /// A source that is down is not waited for where another one lives: whatever
-    /// was acknowledged by W lies on more than one.
+    /// A source that is down is not waited for where another one lives, this node
+    /// itself among them: whatever was acknowledged by W lies on more than one. One
+    /// that was removed is not waited for at all.
     fn drop_dead_sources(&mut self) {
         let Some(reading) = self.reading_ring.clone() else {
             return;
@@ -274,10 +275,11 @@ impl Machine {
             .collect();
         for difference in dead {
             let sources = owners(&reading, difference.partition, difference.class);
+            let filled = self.membership.is_filled();
             let another = sources
                 .iter()
-                .any(|&node| node != self.me && self.is_up(node));
-            if another {
+                .any(|&node| self.is_up(node) && (node != self.me || filled));
+            if another || self.membership.is_removed(difference.peer) {
                 self.exchanges.filling.tasks.remove(&difference);
             }
         }

@@ -6,6 +6,7 @@
 use super::super::effect::{JobId, StoreError, StoreReply};
 use super::super::id::NodeId;
 use super::super::message::{Message, MessageId};
+use super::super::sabotage::{Variant, broken};
 use super::{Awaited, AwaitedOf, Job, Machine};
 
 impl Machine {
@@ -16,7 +17,7 @@ impl Machine {
         };
         match &reply {
             Ok(StoreReply::Updated(_, Some(change))) => self.on_leaf_change(change),
-            Ok(StoreReply::Dropped(changes)) => {
+            Ok(StoreReply::Dropped(changes)) if !broken(Variant::TreesKeepTheGone) => {
                 changes
                     .iter()
                     .for_each(|change| self.on_leaf_change(change));

@@ -14,6 +14,7 @@ use super::super::exchange::{
 };
 use super::super::id::{ItemKey, NodeId, Partition};
 use super::super::message::{Message, Refusal};
+use super::super::sabotage::{Variant, broken};
 use super::super::siblings::StateHash;
 use super::super::trees::{Class, NO_CLASS};
 use super::exchange::owners;
@@ -275,7 +276,8 @@ impl Machine {
         };
         let partition = work.partition;
         let items = work.items.clone();
-        let owner = work.owners.front().copied();
+        let unasked = broken(Variant::StrayDroppedEarly);
+        let owner = work.owners.front().copied().filter(|_| !unasked);
         let stage = owner.map_or(Stage::Dropping, |_| Stage::Asking);
         let Some((step, _)) = self.step_sweep(stage) else {
             return;
