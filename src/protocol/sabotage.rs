@@ -53,10 +53,6 @@ pub enum Variant {
     ReapedByTime,
     /// A stray is forgotten before its owners say that they hold it.
     StrayDroppedEarly,
-    /// A node calls itself filled at once.
-    FilledByWord,
-    /// A node whose disk was wiped counts its emptiness.
-    WipedCounts,
     /// Exchange takes what the other has, and gives nothing.
     ExchangeOneWay,
     /// Rows that go are not taken out of the trees.

@@ -188,6 +188,9 @@ impl World {
             if let Some((_, key)) = store.damaged().first() {
                 return Some(format!("n{node} has {key:?} damaged"));
             }
+            if !machine.is_at_rest() {
+                return Some(format!("n{node} exchanges"));
+            }
             if machine.strays() > 0 {
                 return Some(format!("n{node} holds {} strays", machine.strays()));
             }

@@ -371,6 +371,12 @@ impl World {
         let seed = self.dice.next_u64();
         let now = self.now(node);
         let pace = Pace::new(self.settings.gossip_interval_ms);
+        // Seeds that left are of no use: operators keep the list up to date.
+        let members: Vec<_> = self.members().into_iter().map(address).collect();
+        let seeds = &mut self.nodes[node].identity.seeds;
+        let missing = members.into_iter().filter(|seed| !seeds.contains(seed));
+        let missing: Vec<_> = missing.collect();
+        seeds.extend(missing);
         let sim = &mut self.nodes[node];
         sim.life += 1;
         sim.started_ms = self.now_ms;

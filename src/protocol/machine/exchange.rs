@@ -158,6 +158,15 @@ impl Machine {
         self.exchanges.upkeep
     }
 
+    /// Whether nothing is under way that would change rows without a client.
+    pub fn is_at_rest(&self) -> bool {
+        let exchanges = &self.exchanges;
+        exchanges.sessions.is_empty()
+            && exchanges.waiting.is_empty()
+            && exchanges.serving.is_empty()
+            && !exchanges.sweep.is_busy()
+    }
+
     /// The node's Merkle trees.
     pub fn trees(&self) -> &Trees {
         &self.exchanges.trees

@@ -71,6 +71,11 @@ impl Sweep {
             .is_some_and(|work| work.partition == partition)
     }
 
+    /// Whether it is at any.
+    pub fn is_busy(&self) -> bool {
+        self.work.is_some()
+    }
+
     /// What the work waits for, if this is the step that it waits for.
     fn stage(&self, step: u64) -> Option<Stage> {
         let work = self.work.as_ref();
