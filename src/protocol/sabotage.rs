@@ -53,6 +53,8 @@ pub enum Variant {
     ReapedByTime,
     /// A stray is forgotten before its owners say that they hold it.
     StrayDroppedEarly,
+    /// A node calls itself filled at once.
+    FilledByWord,
     /// Exchange takes what the other has, and gives nothing.
     ExchangeOneWay,
     /// Rows that go are not taken out of the trees.

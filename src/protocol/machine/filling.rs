@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::id::{NodeId, Partition};
+use super::super::sabotage::{Variant, broken};
 use super::super::trees::Class;
 use super::Machine;
 use super::exchange::{Difference, owners};
@@ -233,6 +234,7 @@ impl Machine {
             for &class in &classes {
                 let held = held.as_deref();
                 let has = held.is_some_and(|held| owners(held, partition, class).contains(&me));
+                let has = has || broken(Variant::FilledByWord);
                 if has || !owners(&newest, partition, class).contains(&me) {
                     continue;
                 }
