@@ -14,7 +14,7 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -379,7 +379,7 @@ fn megabytes(bytes: &[u64]) -> String {
     each.join(" ")
 }
 
-async fn measure(args: &Args, server: &PathBuf, under: &[&str]) -> anyhow::Result<()> {
+async fn measure(args: &Args, server: &Path, under: &[&str]) -> anyhow::Result<()> {
     let data = tempfile::Builder::new()
         .prefix("kinfold-overload-")
         .tempdir()?;

@@ -386,7 +386,7 @@ fn comes_back_only_empty(cluster: &Cluster, index: usize, others: &[&str]) {
 fn a_node_leaves_is_gone_and_comes_back_empty() {
     let cluster = Cluster::start(4, Plan::with(TABLES));
     for key in 0..20 {
-        let path = item("raw", &format!("k{key}"));
+        let path = item("raw", format!("k{key}"));
         cluster.at(key % 4).put(&path, format!("v{key}")).is(204);
     }
     let d = &cluster.nodes[3];
@@ -395,7 +395,7 @@ fn a_node_leaves_is_gone_and_comes_back_empty() {
     wait_members(&cluster, &["a", "b", "c"]);
     wait_not_ready(d, "has left the cluster and may be stopped");
     for key in 0..20 {
-        let path = item("raw", &format!("k{key}"));
+        let path = item("raw", format!("k{key}"));
         let read = cluster.at(key % 3).get(&path).is(200).text();
         assert_eq!(read, format!("v{key}"));
         cluster
@@ -471,7 +471,7 @@ fn no_request_fails_while_nodes_come_and_go() {
                 scope.spawn(move || {
                     let mut written = 0;
                     while !stop.load(Ordering::Relaxed) {
-                        let path = item("raw", &format!("c{index}-{written}"));
+                        let path = item("raw", format!("c{index}-{written}"));
                         http.put(&path, format!("{written}")).is(204);
                         assert_eq!(http.get(&path).is(200).text(), format!("{written}"));
                         written += 1;
@@ -490,7 +490,7 @@ fn no_request_fails_while_nodes_come_and_go() {
             let written: u32 = client.join().expect("no request failed");
             assert!(written > 0);
             for number in 0..written {
-                let path = item("raw", &format!("c{index}-{number}"));
+                let path = item("raw", format!("c{index}-{number}"));
                 let read = cluster.at((index + 1) % 3).get(&path).is(200).text();
                 assert_eq!(read, format!("{number}"));
             }

@@ -177,7 +177,7 @@ mod tests {
         let mut inside = Vec::new();
         for _ in 0..3 * ITEM_REQUESTS_PER_CORE {
             assert!(!gate.is_full());
-            inside.push(gate.enter().ok().expect("room"));
+            inside.push(gate.enter().expect("room"));
         }
         assert!(gate.is_full());
         assert!(gate.enter().is_err());
@@ -199,18 +199,18 @@ mod tests {
     #[test]
     fn bytes_are_counted_in_and_out() {
         let gate = Gate::new(3);
-        let mut first = gate.enter().ok().expect("room");
+        let mut first = gate.enter().expect("room");
         first.admit_body(MAX_ITEM_BYTES - 10).expect("room");
-        let mut second = gate.enter().ok().expect("room");
+        let mut second = gate.enter().expect("room");
         assert!(second.admit_body(11).is_err());
         drop(second);
-        let mut third = gate.enter().ok().expect("room");
+        let mut third = gate.enter().expect("room");
         third.admit_body(10).expect("just room");
         assert!(gate.enter().is_err(), "no byte is left");
         drop((first, third));
         assert_eq!(gate.bytes.load(Ordering::Relaxed), 0);
         // One that would never fit otherwise.
-        let mut alone = gate.enter().ok().expect("room");
+        let mut alone = gate.enter().expect("room");
         alone.admit_body(2 * MAX_ITEM_BYTES).expect("it is alone");
     }
 

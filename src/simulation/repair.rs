@@ -98,7 +98,11 @@ fn check_holds(world: &World, expected: &BTreeMap<usize, String>) {
         for node in world.members() {
             let stored = values(&world.stored(node, RAW_TABLE, &key));
             if owners.contains(&world.node_id(node)) {
-                assert_eq!(stored, [value.clone()], "key {number} on n{node}");
+                assert_eq!(
+                    stored,
+                    std::slice::from_ref(value),
+                    "key {number} on n{node}"
+                );
             } else {
                 assert!(stored.is_empty(), "key {number} is a stray on n{node}");
             }

@@ -70,11 +70,14 @@ struct Ballot {
     due_ms: u64,
 }
 
+/// Tombstones of one partition that are to be voted on.
+type Ripe = (Partition, Class, Vec<(ItemKey, StateHash)>);
+
 /// A node's reaping.
 #[derive(Default)]
 pub(super) struct Reaping {
     looks: BTreeMap<(Partition, ItemKey), Look>,
-    waiting: VecDeque<(Partition, Class, Vec<(ItemKey, StateHash)>)>,
+    waiting: VecDeque<Ripe>,
     ballot: Option<Ballot>,
 }
 

@@ -496,11 +496,10 @@ proptest! {
                 Deed::Split => network.split(&[name, all[(index + 1) % 6]]),
                 Deed::Heal => network.heal(),
                 // One at a time, and never below two: operators wait for the end.
-                Deed::Leave if network.is_running(name) && gone.len() < 3 => {
-                    if network.leave(name).is_ok() {
+                Deed::Leave if network.is_running(name) && gone.len() < 3
+                    && network.leave(name).is_ok() => {
                         gone.insert(name);
                     }
-                }
                 Deed::Remove if !network.is_running(name) && gone.len() < 3 => {
                     let by = network.running()[0].clone();
                     if network.remove(&by, name).is_ok() {

@@ -240,7 +240,8 @@ fn a_log_that_lost_commits_renews_the_incarnation() {
     assert!(!store.was_replaced());
     assert_eq!(store.incarnation(), 7);
     assert_eq!(values(&*store, 1, "late 19"), ["x"]);
-    let spoilers: [(u32, fn(&mut Vec<u8>)); 3] = [
+    type Spoiler = fn(&mut Vec<u8>);
+    let spoilers: [(u32, Spoiler); 3] = [
         (0, |bytes| bytes.fill(0x3c)),
         (0, |bytes| bytes[17] ^= 1),
         (10, |bytes| {
