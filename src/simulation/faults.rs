@@ -2,7 +2,7 @@
 //!
 //! Promises: the same seed and the same kinds give the same faults; every fault
 //! ends, at the latest when [`Nemesis::end_all`] says so; at most
-//! [`MAX_AT_ONCE`] stand at a time. Faults that destroy what a disk held strike
+//! `MAX_AT_ONCE` stand at a time. Faults that destroy what a disk held strike
 //! one disk, and strike again only after everything was copied back to it: with
 //! two of three copies gone nothing could be promised.
 //!

@@ -82,6 +82,13 @@ impl Alone {
                         let reply = Ok(StoreReply::HintCounts(Vec::new()));
                         self.step(Input::Stored { job, reply });
                     }
+                    StoreRequest::Derive { .. } => {
+                        let reply = Ok(StoreReply::Leaves {
+                            leaves: Vec::new(),
+                            done: true,
+                        });
+                        self.step(Input::Stored { job, reply });
+                    }
                     _ => {
                         let reply = Ok(StoreReply::Done);
                         self.step(Input::Stored { job, reply });
