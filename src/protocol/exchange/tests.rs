@@ -14,10 +14,16 @@ use crate::protocol::id::{NodeId, TableId};
 use crate::protocol::merkle;
 use crate::protocol::message::{Message, MessageId};
 use crate::protocol::siblings::Version;
-use crate::transport::codec::frame_bytes;
 
 const PARTITION: Partition = Partition(0);
 const CLASS: Class = 3;
+
+/// What a message takes on the wire: its encoding behind length and checksum.
+fn frame_bytes(message: &Message) -> usize {
+    8 + postcard::to_stdvec(message)
+        .expect("it encodes into memory")
+        .len()
+}
 
 /// One side: rows and their trees.
 struct Replica {
