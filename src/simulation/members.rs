@@ -75,6 +75,11 @@ impl World {
         if self.nodes[by].standing == Standing::Leaving && status == Some(Status::Removed) {
             self.nodes[by].standing = Standing::Gone;
         }
+        if self.nodes[by].standing == Standing::Leaving && status == Some(Status::Up) {
+            // It was killed before that was on its disk, and before anybody was
+            // told: whoever asked asks again.
+            self.leave(by);
+        }
         for node in 0..self.nodes.len() {
             if self.nodes[node].standing != Standing::Condemned
                 || self.nodes[by].standing != Standing::Member
@@ -116,7 +121,14 @@ impl World {
         let members = self.members();
         for (node, sim) in self.nodes.iter().enumerate() {
             if matches!(sim.standing, Standing::Leaving | Standing::Condemned) {
-                return Some(format!("n{node} is {:?}", sim.standing));
+                let holds = sim.machine.as_ref().map(|machine| {
+                    let status = machine.membership().me().status;
+                    (status, machine.strays(), machine.counters().hints_held)
+                });
+                return Some(format!(
+                    "n{node} is {:?}; its status, strays and hints: {holds:?}",
+                    sim.standing
+                ));
             }
         }
         for &node in &members {
