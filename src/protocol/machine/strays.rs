@@ -204,7 +204,10 @@ impl Machine {
                 };
                 work.after = leaves.last().map(|leaf| leaf.key.clone()).or(work.after);
                 work.last = done;
-                // A damaged row cannot be handed over; it stays, and is counted.
+                if leaves.iter().any(|leaf| leaf.hash.is_none()) {
+                    // It cannot be handed over: whoever looks at all rows decides.
+                    self.on_damage(work.partition);
+                }
                 work.items = leaves
                     .into_iter()
                     .filter(|leaf| self.exchanges.class_of(&leaf.key) == work.class)
