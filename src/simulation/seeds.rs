@@ -50,6 +50,41 @@ pub const FAILED: &[Failed] = &[
         lasts_ms: 3_118,
         found: "the same after a loss of power",
     },
+    Failed {
+        seed: 2_061,
+        tempo: Tempo::Calm,
+        faults: "clog,clock-drift,wipe",
+        lasts_ms: 17_424,
+        found: "a cluster that did not settle; its cause went with the filling of wiped nodes",
+    },
+    Failed {
+        seed: 949_521_543,
+        tempo: Tempo::Calm,
+        faults: "one-way,slow-disk,clock-drift,wipe,join,remove",
+        lasts_ms: 135_571,
+        found: "a layout that waited for a removed node to be filled from",
+    },
+    Failed {
+        seed: 949_521_708,
+        tempo: Tempo::Hectic,
+        faults: "duplication,partition,clog,slow-node,kill,read-errors,clock-drift,modules,wipe,join,leave,remove",
+        lasts_ms: 4_407,
+        found: "the same, where this node was the only other owner",
+    },
+    Failed {
+        seed: 949_521_554,
+        tempo: Tempo::Hectic,
+        faults: "clog,slow-node,slow-disk,power-loss,disk-full,clock-step,clock-drift,wipe,join,leave",
+        lasts_ms: 4_688,
+        found: "a row that an exchange brought to a node which had just ceased to own it",
+    },
+    Failed {
+        seed: 3_492_125_671,
+        tempo: Tempo::Calm,
+        faults: "delay,partition,pause,kill,power-loss,read-errors,clock-step,clock-drift,old-copy,corruption,join,leave",
+        lasts_ms: 320_039,
+        found: "a damaged stray that kept a node from leaving",
+    },
 ];
 
 /// All plans that every build plays, with their seeds.
@@ -96,8 +131,10 @@ mod tests {
                 ));
                 continue;
             }
+            // One that was made as small as possible may show little else.
+            let is_small = FAILED.iter().any(|failed| failed.seed == seed);
             assert!(
-                played.acknowledged > 30,
+                played.acknowledged > 30 || is_small,
                 "seed {seed} ({:?}) shows nothing: {} of {} acknowledged",
                 plan.tempo,
                 played.acknowledged,
