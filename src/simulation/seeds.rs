@@ -85,6 +85,20 @@ pub const FAILED: &[Failed] = &[
         lasts_ms: 320_039,
         found: "a damaged stray that kept a node from leaving",
     },
+    Failed {
+        seed: 4_055_144_615,
+        tempo: Tempo::Calm,
+        faults: "delay,duplication,partition,clog,slow-node,pause,disk-full,clock-step,corruption,leave,remove",
+        lasts_ms: 281_250,
+        found: "a hint that was taken for none while its row was damaged",
+    },
+    Failed {
+        seed: 4_055_144_643,
+        tempo: Tempo::Calm,
+        faults: "partition,pause,power-loss,disk-full,clock-drift,wipe,corruption,remove",
+        lasts_ms: 103_371,
+        found: "the same",
+    },
 ];
 
 /// All plans that every build plays, with their seeds.

@@ -48,6 +48,11 @@ impl Machine {
     pub(super) fn on_leaf_change(&mut self, change: &LeafChange) {
         let class = self.exchanges.class_of(&change.key);
         self.exchanges.trees.on_change(change, class);
+        if change.mended {
+            // Hints for it were passed over while it could not be read, and may have
+            // been taken for none.
+            self.hints_counted = false;
+        }
     }
 
     /// A row could not be read: its partition is looked at whole, and soon.
