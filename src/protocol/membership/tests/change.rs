@@ -208,7 +208,12 @@ fn one_that_leaves_serves_until_it_holds_nothing_and_is_gone_then() {
         "it still holds something"
     );
     assert!(!c.reading().expect("one").nodes().contains(&NodeId::of("c")));
+    network.split(&["c"]);
     network.holds("c", false);
+    watch.run(&mut network, 3_000);
+    let alone = network.node("c").is_ready(network.now_ms());
+    assert_eq!(alone, Err(NotReady::TakingLeave), "nobody has heard of it");
+    network.heal();
     watch.settle(&mut network, &["a", "b", "d"], 3_000);
     watch.run(&mut network, 1_000);
     assert_eq!(
@@ -367,6 +372,12 @@ fn a_dead_member_holds_up_changes_at_the_bound_and_its_removal_frees_them() {
     }
     let a = network.node("a");
     assert_eq!(a.writing().count(), MAX_LAYOUTS);
+    let newest = a.layout().expect("one").version();
+    assert_eq!(
+        newest,
+        before + MAX_LAYOUTS as u64 - 1,
+        "none was dropped for it"
+    );
     assert_eq!(
         a.reading().map(Layout::version),
         Some(before),
