@@ -144,7 +144,12 @@ impl Trees {
     ) -> Option<Vec<Sum>> {
         match self.known.get(&partition)?.get(&class) {
             Some(tree) => tree.children(level, index),
-            None => Some(vec![Sum::default(); merkle::FANOUT as usize]),
+            // A tree of no items has no other nodes than one of many: what a peer
+            // asks is not believed to be a node.
+            None => {
+                let is_node = level < self.depth() && index < merkle::FANOUT.pow(level);
+                is_node.then(|| vec![Sum::default(); merkle::FANOUT as usize])
+            }
         }
     }
 
@@ -414,6 +419,29 @@ mod tests {
                 }
             }
             prop_assert!(trees.is_known(PARTITION));
+        }
+    }
+
+    #[test]
+    fn nodes_that_no_tree_has_are_refused_also_where_there_are_no_items() {
+        let mut trees = Trees::default();
+        trees.set_partitions(1);
+        trees.next_request(0, 0);
+        trees.on_leaves(&[], true, class_of);
+        let last = merkle::FANOUT.pow(trees.depth() - 1) - 1;
+        assert!(
+            trees
+                .children(PARTITION, 1, trees.depth() - 1, last)
+                .is_some()
+        );
+        for (level, index) in [
+            (0, 1),
+            (trees.depth() - 1, last + 1),
+            (trees.depth(), 0),
+            (u32::MAX, 0),
+            (0, u32::MAX),
+        ] {
+            assert_eq!(trees.children(PARTITION, 1, level, index), None);
         }
     }
 

@@ -272,7 +272,10 @@ impl Machine {
             .filling
             .tasks
             .iter()
-            .filter(|(difference, task)| task.layout && !self.is_up(difference.peer))
+            .filter(|(difference, task)| {
+                let removed = self.membership.is_removed(difference.peer);
+                removed || task.layout && !self.is_up(difference.peer)
+            })
             .map(|(difference, _)| *difference)
             .collect();
         for difference in dead {

@@ -244,6 +244,10 @@ impl Machine {
         let [ring] = &self.writing_rings[..] else {
             return None;
         };
+        // A table that is not known here may have rows here all the same.
+        if !self.exchanges.classes_in_use().contains(&class) {
+            return None;
+        }
         let now_ms = self.now.monotonic_ms;
         let awake_ms = now_ms.saturating_sub(self.exchanges.awake_since_ms);
         let (_, items) = self.exchanges.trees.root(partition, class)?;

@@ -121,6 +121,12 @@ impl Machine {
             }
             _ => {}
         }
+        if let Ask::Compare { width, .. } = &ask
+            && (*width == 0 || *width != trees.width())
+        {
+            let why = "its trees have another width".to_owned();
+            return self.reply(asker, Err(Refusal::NotReady(why)));
+        }
         if self.exchanges.serving.len() >= MAX_SERVED && !matches!(asker, Asker::Me { .. }) {
             return self.reply(asker, Err(Refusal::Overloaded));
         }
