@@ -1,0 +1,79 @@
+//! `kinfold reconciler`: everything about the modules that fold siblings, one
+//! command per file.
+//!
+//! A command is its arguments and a `run` of its own; what several of them
+//! show of a module is said here, so that it reads the same everywhere.
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use super::Common;
+use super::check::{self, CheckArgs};
+use super::error::CliError;
+use super::output::cell;
+
+mod list;
+mod push;
+
+/// How many hex digits of a digest people are shown: enough to tell apart the
+/// versions of a module.
+const SHORT_DIGEST_CHARS: usize = 12;
+
+#[derive(Subcommand, Debug)]
+pub enum ReconcilerCommand {
+    /// Upload a module
+    #[command(after_help = push::EXAMPLES)]
+    Push(push::PushArgs),
+    /// List the modules
+    List,
+    /// Search for siblings that a module folds wrong, without a server
+    Check(CheckArgs),
+}
+
+pub async fn run(common: &Common, command: ReconcilerCommand) -> Result<(), CliError> {
+    match command {
+        ReconcilerCommand::Push(args) => push::run(common, args).await,
+        ReconcilerCommand::List => list::run(common).await,
+        ReconcilerCommand::Check(args) => check::run(common, &args),
+    }
+}
+
+/// The beginning of a digest, as people are shown it.
+fn short_digest(digest: &Value) -> String {
+    let text = cell(digest);
+    let hex = text.strip_prefix("sha256:").unwrap_or(&text);
+    hex.chars().take(SHORT_DIGEST_CHARS).collect()
+}
+
+/// What the law check said, in a few words.
+fn laws(laws: &Value) -> String {
+    match (&laws["verdict"], &laws["law"], &laws["cases"]) {
+        (_, Value::String(law), _) => format!("UNLAWFUL: not {law}"),
+        (_, _, Value::Number(cases)) => format!("no counterexample in {cases} cases"),
+        (verdict, ..) => cell(verdict),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn laws_are_said_in_words() {
+        for (answer, words) in [
+            (
+                json!({"verdict": "no counterexample", "cases": 400}),
+                "no counterexample in 400 cases",
+            ),
+            (json!({"verdict": "unchecked"}), "unchecked"),
+            (
+                json!({"verdict": "unlawful", "law": "idempotent", "counterexample": "…"}),
+                "UNLAWFUL: not idempotent",
+            ),
+            (Value::Null, "-"),
+        ] {
+            assert_eq!(laws(&answer), words);
+        }
+    }
+}
