@@ -13,9 +13,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::catalog::Digest;
+use super::catalog::{Applied, CatalogChange, Digest};
 use super::dot::Dot;
 use super::id::{ItemKey, NodeId, Partition};
+use super::machine::PublishRefused;
 use super::message::{ItemRequest, Message, Response};
 use super::replica::{Mutation, Outcome, Row};
 use super::siblings::{SiblingSet, StateHash, Version};
@@ -63,6 +64,14 @@ pub enum Input {
     ModulesHeld { digests: Vec<Digest> },
     /// Time passed; timers that are due fire.
     Tick,
+    /// An operator wants the catalog changed, durably on a majority.
+    Publish {
+        request: RequestId,
+        change: CatalogChange,
+        timeout_ms: u64,
+    },
+    /// A module that had come could not be kept. It is fetched again.
+    ModuleNotKept { digest: Digest },
 }
 
 /// What a machine wants done.
@@ -103,6 +112,11 @@ pub enum Effect {
     RenewIncarnation { incarnation: u64 },
     /// Something that an operator should see.
     Fault { text: String },
+    /// Tell the operator what became of the change.
+    Published {
+        request: RequestId,
+        outcome: Result<Applied, PublishRefused>,
+    },
 }
 
 /// Which of several files a hint lies in, and its place there. A hint that is
@@ -334,6 +348,9 @@ pub enum GuestReply {
     Failed(String),
     /// Too many guests wait already.
     Overloaded,
+    /// It was not run: it has failed too often on this node of late. The text says
+    /// how it failed.
+    Quarantined(String),
 }
 
 /// What a client sees of a data type's state.

@@ -71,12 +71,15 @@ impl Machine {
         }
         let Some(module) = slot.table.module.clone() else {
             // A table that names a reconciler nobody has heard of yet says so.
-            let reason = slot
-                .table
-                .definition
-                .reconciler
-                .as_ref()
-                .map(|name| format!("the reconciler {name} is not known on this node yet"));
+            let reason = slot.table.definition.reconciler.as_ref().map(|name| {
+                match slot.table.is_orphaned {
+                    true => format!(
+                        "the reconciler {name} was deleted; upload it again, or give the table \
+                         another"
+                    ),
+                    false => format!("the reconciler {name} is not known on this node yet"),
+                }
+            });
             return self.answer(
                 id,
                 Response::Siblings {
@@ -219,7 +222,10 @@ impl Machine {
     pub(super) fn on_guest(&mut self, id: SlotId, reply: GuestReply) {
         if matches!(
             reply,
-            GuestReply::Failed(_) | GuestReply::Missing | GuestReply::Overloaded
+            GuestReply::Failed(_)
+                | GuestReply::Missing
+                | GuestReply::Overloaded
+                | GuestReply::Quarantined(_)
         ) {
             self.counters.failed_folds += 1;
         }
@@ -280,6 +286,7 @@ impl Machine {
                             "the table's reconciler has not arrived here yet".to_owned(),
                         ),
                         GuestReply::Overloaded => Refusal::Overloaded,
+                        GuestReply::Quarantined(reason) => Refusal::Quarantined(reason),
                         GuestReply::Unresolved => Refusal::ReconcileFailed(
                             "the reconciler declines to fold the siblings".to_owned(),
                         ),
@@ -501,6 +508,9 @@ impl Slot {
             }
             GuestReply::Failed(reason) | GuestReply::BadOperation(reason) => reason,
             GuestReply::Overloaded => "too many folds wait on this node".to_owned(),
+            GuestReply::Quarantined(reason) => {
+                format!("the reconciler is quarantined on this node: {reason}")
+            }
         };
         Response::Siblings {
             set,

@@ -10,7 +10,8 @@
 //! The parts: `client.rs` carries a client's request from its first step to its
 //! last, `write.rs` brings a write to its replicas, `fold.rs` runs reconcilers for
 //! it, `serve.rs` does what peers ask, and `upkeep.rs` minds gossip, hints, modules
-//! and the clock. Replicas stay alike by `exchange.rs` (the asking side; `deriving.rs`
+//! and the clock. `publish.rs` makes what operators change outlive the node that
+//! took it. Replicas stay alike by `exchange.rs` (the asking side; `deriving.rs`
 //! makes its trees), `serving.rs` (the answering one), `filling.rs` (a node gets what it should
 //! hold), `strays.rs` (and gives away what it should not), and `reaping.rs` forgets
 //! what was deleted long ago.
@@ -22,6 +23,7 @@ mod exchange;
 mod filling;
 mod fold;
 mod outcomes;
+mod publish;
 mod reaping;
 mod serve;
 mod serving;
@@ -33,12 +35,14 @@ pub use client::MAX_REQUEST_BYTES;
 pub use counters::Counters;
 pub use exchange::{MAX_SESSIONS, Upkeep};
 pub use filling::Transfer;
+pub use publish::PublishRefused;
 pub use upkeep::{MEMBERSHIP_RECORD, RecordError};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use self::exchange::{Exchanges, SessionId};
+use self::publish::Publishing;
 use super::catalog::{Catalog, Digest, Table};
 use super::effect::{Effect, GuestRequest, Input, JobId, RequestId, StoreError, StoreRequest};
 use super::get::Get;
@@ -273,6 +277,9 @@ pub struct Machine {
     /// The modules that this node holds, and when each lacking one was asked for.
     modules_held: BTreeSet<Digest>,
     modules_asked_ms: BTreeMap<Digest, u64>,
+    /// Those of them that have come and are being kept.
+    modules_coming: BTreeSet<Digest>,
+    publishing: Publishing,
     /// Messages that had nowhere to go, to be failed when the step is done.
     unsendable: VecDeque<MessageId>,
     /// Forwarded requests that were taken, and the order in which they came.
@@ -341,6 +348,8 @@ impl Machine {
             hints_counted: false,
             modules_held: BTreeSet::new(),
             modules_asked_ms: BTreeMap::new(),
+            modules_coming: BTreeSet::new(),
+            publishing: Publishing::default(),
             unsendable: VecDeque::new(),
             forwards: BTreeSet::new(),
             forwards_in_order: VecDeque::new(),
@@ -385,10 +394,21 @@ impl Machine {
                 }
             }
             Input::ModulesHeld { digests } => {
+                self.modules_coming
+                    .retain(|digest| !digests.contains(digest));
                 self.modules_held.extend(digests);
+                self.on_modules_held();
                 self.fetch_modules();
             }
             Input::Tick => self.tick(),
+            Input::Publish {
+                request,
+                change,
+                timeout_ms,
+            } => self.on_publish(request, change, timeout_ms),
+            Input::ModuleNotKept { digest } => {
+                self.modules_coming.remove(&digest);
+            }
         }
         self.run_queues();
         self.counters.requests_in_hand = self.slots.len() as u64;
@@ -413,9 +433,9 @@ impl Machine {
         self.draining = true;
     }
 
-    /// How many requests, clients' and forwarded ones, have no answer yet.
+    /// How many requests, clients', forwarded and operators', have no answer yet.
     pub fn unanswered(&self) -> usize {
-        self.slots.values().filter(|slot| !slot.answered).count()
+        self.publishing.len() + self.slots.values().filter(|slot| !slot.answered).count()
     }
 
     // What shells look at.
