@@ -1,10 +1,8 @@
 //! Who is let in: how many item requests a node has in hand, and how many bytes.
 //!
-//! Promises: no item request is begun while the node has [`ITEM_REQUESTS_PER_CORE`]
-//! for each core in hand ([`MIN_ITEM_REQUESTS`] on the smallest machine,
-//! [`MAX_ITEM_REQUESTS`] on the largest), counted until it has answered, not until
-//! the answer has left: among thousands of clients that takes its time, in which
-//! the node would idle; bodies that are being read or worked on, and answers that have not left yet,
+//! Promises: at most [`ITEM_REQUESTS_PER_CORE`] item requests for each core are
+//! carried out at once ([`MIN_ITEM_REQUESTS`] on the smallest machine,
+//! [`MAX_ITEM_REQUESTS`] on the largest); bodies that are being read or worked on, and answers that have not left yet,
 //! hold at most [`MAX_ITEM_BYTES`] together, and the answers of the requests that
 //! were let in before that was reached; whoever is not let in is told so before
 //! their body is read and before anything is done for them. An empty house lets
@@ -12,7 +10,8 @@
 //!
 //! Why a small number: a node that is offered more than it can do does not get
 //! more done by having more in hand, it only answers each one later. Once answers
-//! come later than clients wait, all work is for nobody.
+//! come later than clients wait, all work is for nobody. 256 requests at a few
+//! thousand a second are a tenth of a second of work.
 //!
 //! Not promised: that what is let in is answered in time. Work that other nodes
 //! forward is bounded by the machine (`MAX_REQUESTS` and `MAX_REQUEST_BYTES`
@@ -27,12 +26,13 @@ use super::problem::{Code, Problem};
 
 /// How many item requests are carried out at once, for each core; the next is told
 /// at once that the node is overloaded. A core does a few thousand a second, so
-/// these are some hundredths of a second of work: enough to fill a commit with
+/// these are less than a tenth of a second of work: enough to fill a commit with
 /// what came while the last one was synced.
-pub const ITEM_REQUESTS_PER_CORE: u64 = 64;
+pub const ITEM_REQUESTS_PER_CORE: u64 = 128;
 /// The fewest item requests that are carried out at once: a slow disk holds them
-/// up whatever the cores could do.
-pub const MIN_ITEM_REQUESTS: u64 = 128;
+/// up whatever the cores could do, and so do answers that wait for their turn to
+/// leave among thousands of refusals.
+pub const MIN_ITEM_REQUESTS: u64 = 256;
 /// The most item requests that are carried out at once.
 pub const MAX_ITEM_REQUESTS: u64 = 1024;
 /// How many bytes of bodies and answers are held at once: four values of the
@@ -45,6 +45,7 @@ const SMALL_ANSWER_BYTES: usize = 4 << 10;
 /// The gate of one node.
 pub struct Gate {
     max_requests: u64,
+    requests: AtomicU64,
     bytes: Arc<AtomicU64>,
     refused: AtomicU64,
 }
@@ -58,6 +59,7 @@ pub struct Pass<'a> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
+        self.gate.requests.fetch_sub(1, Ordering::Relaxed);
         self.gate.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
@@ -87,21 +89,26 @@ impl Gate {
         Gate {
             max_requests: (ITEM_REQUESTS_PER_CORE * cores as u64)
                 .clamp(MIN_ITEM_REQUESTS, MAX_ITEM_REQUESTS),
+            requests: AtomicU64::new(0),
             bytes: Arc::default(),
             refused: AtomicU64::new(0),
         }
     }
 
-    /// Whether the next one would not be let in, when the node has `in_hand`
-    /// requests without an answer.
-    pub fn is_full(&self, in_hand: u64) -> bool {
-        in_hand >= self.max_requests || self.bytes.load(Ordering::Relaxed) >= MAX_ITEM_BYTES
+    /// Whether the next one would not be let in, as far as can be seen now.
+    pub fn is_full(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) >= self.max_requests
+            || self.bytes.load(Ordering::Relaxed) >= MAX_ITEM_BYTES
     }
 
-    /// Lets a request in, or says that there is no room, when the node has
-    /// `in_hand` requests without an answer.
-    pub fn enter(&self, in_hand: u64) -> Result<Pass<'_>, Problem> {
-        if in_hand >= self.max_requests {
+    /// Lets a request in, or says that there is no room.
+    pub fn enter(&self) -> Result<Pass<'_>, Problem> {
+        let before = self.requests.fetch_add(1, Ordering::Relaxed);
+        let pass = Pass {
+            gate: self,
+            bytes: 0,
+        };
+        if before >= self.max_requests {
             return Err(self.refuse(
                 "this node carries out as many requests as it can; try again after a moment, or \
                  at another node",
@@ -110,10 +117,7 @@ impl Gate {
         if self.bytes.load(Ordering::Relaxed) >= MAX_ITEM_BYTES {
             return Err(self.refuse_bytes());
         }
-        Ok(Pass {
-            gate: self,
-            bytes: 0,
-        })
+        Ok(pass)
     }
 
     /// Counts one that was turned away before it came to the gate.
@@ -168,13 +172,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_as_the_node_can_have_in_hand() {
+    fn requests_are_counted_in_and_out() {
         let gate = Gate::new(3);
-        let room = 3 * ITEM_REQUESTS_PER_CORE;
-        assert!(!gate.is_full(room - 1) && gate.enter(room - 1).is_ok());
-        assert!(gate.is_full(room) && gate.enter(room).is_err());
-        assert!(gate.enter(room + 1).is_err());
+        let mut inside = Vec::new();
+        for _ in 0..3 * ITEM_REQUESTS_PER_CORE {
+            assert!(!gate.is_full());
+            inside.push(gate.enter().expect("room"));
+        }
+        assert!(gate.is_full());
+        assert!(gate.enter().is_err());
+        assert!(gate.enter().is_err(), "who was refused takes no room");
+        inside.pop();
+        assert!(gate.enter().is_ok());
         assert_eq!(gate.take_refused(), 2);
+        drop(inside);
+        assert_eq!(gate.requests.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -187,18 +199,18 @@ mod tests {
     #[test]
     fn bytes_are_counted_in_and_out() {
         let gate = Gate::new(3);
-        let mut first = gate.enter(0).expect("room");
+        let mut first = gate.enter().expect("room");
         first.admit_body(MAX_ITEM_BYTES - 10).expect("room");
-        let mut second = gate.enter(0).expect("room");
+        let mut second = gate.enter().expect("room");
         assert!(second.admit_body(11).is_err());
         drop(second);
-        let mut third = gate.enter(0).expect("room");
+        let mut third = gate.enter().expect("room");
         third.admit_body(10).expect("just room");
-        assert!(gate.enter(0).is_err(), "no byte is left");
+        assert!(gate.enter().is_err(), "no byte is left");
         drop((first, third));
         assert_eq!(gate.bytes.load(Ordering::Relaxed), 0);
         // One that would never fit otherwise.
-        let mut alone = gate.enter(0).expect("room");
+        let mut alone = gate.enter().expect("room");
         alone.admit_body(2 * MAX_ITEM_BYTES).expect("it is alone");
     }
 
@@ -211,8 +223,8 @@ mod tests {
         assert_eq!((small[0], large[0]), (1, 2));
         let copy = large.slice(1..2);
         drop(large);
-        assert!(gate.enter(0).is_err());
+        assert!(gate.enter().is_err());
         drop(copy);
-        assert!(gate.enter(0).is_ok());
+        assert!(gate.enter().is_ok());
     }
 }

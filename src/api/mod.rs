@@ -182,7 +182,7 @@ impl<S: Service> Api<S> {
 
     /// Answers one request. Never fails: errors are responses.
     pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
-        if self.gate.is_full(self.service.in_hand()) && route::is_item(request.uri().path()) {
+        if self.gate.is_full() && route::is_item(request.uri().path()) {
             let kind = Resource::Items.kind(request.method());
             return self.refuse(request, kind);
         }
@@ -318,7 +318,7 @@ impl<S: Service> Api<S> {
         let captured: Vec<&str> = captured.iter().map(String::as_str).collect();
         match (resource, captured.as_slice()) {
             (Resource::Items, [table, keys @ ..]) => {
-                let mut pass = self.gate.enter(self.service.in_hand())?;
+                let mut pass = self.gate.enter()?;
                 let answer =
                     items::handle(&*self.service, &self.metrics, table, keys, call, &mut pass)
                         .await?;

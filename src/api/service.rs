@@ -27,8 +27,6 @@ pub trait Service: Send + Sync + 'static {
     fn catalog(&self) -> Arc<Catalog>;
     /// Where an item of this table lies.
     fn partition(&self, table: &str, partition_key: &[u8]) -> Partition;
-    /// How many item requests it has not answered yet; cheap.
-    fn in_hand(&self) -> u64;
     /// Carries out a client's request. Answers within its `timeout_ms`.
     fn item(&self, item: ItemRequest) -> impl Future<Output = Response> + Send;
     /// Whether the node can serve, or why not yet.
@@ -83,10 +81,6 @@ impl Service for Node {
 
     fn partition(&self, table: &str, partition_key: &[u8]) -> Partition {
         Node::partition(self, table, partition_key)
-    }
-
-    fn in_hand(&self) -> u64 {
-        Node::in_hand(self)
     }
 
     async fn item(&self, item: ItemRequest) -> Response {

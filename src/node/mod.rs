@@ -91,8 +91,6 @@ pub struct Node {
     transport: OnceLock<Arc<dyn Transport>>,
     /// Requests whose clients wait.
     waiting: Mutex<HashMap<RequestId, oneshot::Sender<Response>>>,
-    /// How many these are, for who asks often.
-    in_hand: AtomicU64,
     /// Operators who wait for their change to be taken.
     publishing: Mutex<HashMap<RequestId, oneshot::Sender<Result<Applied, PublishRefused>>>>,
     next_request: AtomicU64,
@@ -125,7 +123,6 @@ impl Node {
             ports,
             transport: OnceLock::new(),
             waiting: Mutex::default(),
-            in_hand: AtomicU64::new(0),
             publishing: Mutex::default(),
             next_request: AtomicU64::new(1),
             tables: RwLock::new(tables),
@@ -239,7 +236,6 @@ impl Node {
                 }
                 Effect::Respond { request, response } => {
                     if let Some(client) = lock(&self.waiting).remove(&request) {
-                        self.in_hand.fetch_sub(1, Ordering::Relaxed);
                         // A client that has gone needs no answer.
                         let _gone = client.send(response);
                     }
@@ -384,19 +380,12 @@ impl Node {
         }
         let request = RequestId(self.next_request.fetch_add(1, Ordering::Relaxed));
         let (client, response) = oneshot::channel();
-        self.in_hand.fetch_add(1, Ordering::Relaxed);
         lock(&self.waiting).insert(request, client);
         self.step(Input::Client { request, item });
         match response.await {
             Ok(response) => response,
             Err(_) => Response::Refused(Refusal::NotReady("it is shutting down".to_owned())),
         }
-    }
-
-    /// How many item requests have no answer yet. What clients that have gone away
-    /// asked for is work all the same.
-    pub fn in_hand(&self) -> u64 {
-        self.in_hand.load(Ordering::Relaxed)
     }
 
     /// Whether the node can serve, or why not yet.

@@ -1,11 +1,8 @@
 //! What is refused early, and how connections fare with it.
 
-use std::sync::atomic::Ordering;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::api::gate::MAX_ITEM_REQUESTS;
 
 const ITEM: &str = "/v1/tables/raw/items/k";
 
@@ -239,23 +236,4 @@ async fn a_malformed_request_is_told_so() {
         let (_, text) = raw(&server, request.as_bytes(), "\r\n\r\n").await;
         assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{text}");
     }
-}
-
-#[tokio::test]
-async fn a_node_with_enough_in_hand_begins_nothing_more() {
-    let server = serve().await;
-    assert_eq!(server.put(ITEM, &[], "v").await.status, 204);
-    server
-        .world
-        .in_hand
-        .store(MAX_ITEM_REQUESTS, Ordering::Relaxed);
-    for reply in [server.get(ITEM).await, server.put(ITEM, &[], "w").await] {
-        assert_eq!(reply.header("retry-after"), "1");
-        reply.problem(503, "overloaded");
-    }
-    // Nobody takes it for dead, and nothing was done.
-    assert_eq!(server.get("/healthz").await.status, 200);
-    assert_eq!(server.get("/v1/tables").await.status, 200);
-    server.world.in_hand.store(0, Ordering::Relaxed);
-    assert_eq!(server.get(ITEM).await.body, "v");
 }

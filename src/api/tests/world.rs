@@ -34,8 +34,6 @@ pub struct World {
     pub ready: AtomicBool,
     /// How many of the three replicas are there.
     pub alive: AtomicU32,
-    /// How many item requests it says that it has in hand.
-    pub in_hand: AtomicU64,
     /// What `item` answers next instead of what is true.
     pub refuse: Mutex<Option<Refusal>>,
     /// What `item` was asked last.
@@ -105,7 +103,6 @@ impl World {
             metrics: Arc::new(Metrics::new()),
             ready: AtomicBool::new(true),
             alive: AtomicU32::new(3),
-            in_hand: AtomicU64::new(0),
             refuse: Mutex::new(None),
             asked: Mutex::new(None),
             catalog: Mutex::new(catalog),
@@ -301,10 +298,6 @@ impl Service for World {
 
     fn partition(&self, table: &str, partition_key: &[u8]) -> Partition {
         Position::of(table, partition_key).partition(256)
-    }
-
-    fn in_hand(&self) -> u64 {
-        self.in_hand.load(Ordering::Relaxed)
     }
 
     async fn item(&self, item: ItemRequest) -> Response {
