@@ -4,14 +4,18 @@
 // the result is sorted, so equal sets are equal bytes. Deleted only when every
 // sibling is. docs/guests.md says how to build it and what it costs.
 
-const reader = new TextDecoder('utf-8', { fatal: true });
-const writer = new TextEncoder();
+// UTF-8 with nothing but the language itself: small engines have no TextDecoder.
+const textOf = (bytes) =>
+  decodeURIComponent(Array.from(bytes, (byte) => '%' + (byte + 256).toString(16).slice(1)).join(''));
+const bytesOf = (text) =>
+  Uint8Array.from(encodeURIComponent(text).match(/%..|./g), (piece) =>
+    piece[0] === '%' ? parseInt(piece.slice(1), 16) : piece.charCodeAt(0));
 
 // Strings by code units: the same order everywhere, whatever the locale.
 const before = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
 
 function read(value) {
-  const tags = JSON.parse(reader.decode(value));
+  const tags = JSON.parse(textOf(value));
   if (!Array.isArray(tags) || tags.some((tag) => typeof tag !== 'string')) {
     throw 'a value is a JSON array of strings';
   }
@@ -33,7 +37,6 @@ export const reconcile = {
       return { tag: 'deleted' };
     }
     const union = new Set(present.flatMap((sibling) => read(sibling.value)));
-    const bytes = writer.encode(JSON.stringify([...union].sort(before)));
-    return { tag: 'merged', val: bytes };
+    return { tag: 'merged', val: bytesOf(JSON.stringify([...union].sort(before))) };
   },
 };

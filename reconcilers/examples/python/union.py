@@ -9,8 +9,8 @@ import json
 
 from componentize_py_types import Err
 from wit_world import exports
-from wit_world.exports.reconcile import Description
-from wit_world.imports.types import Outcome_Deleted, Outcome_Merged
+
+from wit_world.imports.types import Description, Outcome_Deleted, Outcome_Merged
 
 
 def read(value: bytes) -> list[str]:
