@@ -81,12 +81,18 @@ encode --allow-imports "$(core kinfold-imports)" "$output/test/imports.wasm"
 
 # The guest in C stays the core module that the linker made: the server knows the
 # contract's types by the names of the exports.
-if ! command -v clang >/dev/null || ! command -v wasm-ld >/dev/null; then
-    echo "no compiler for the guest in C; on Debian: apt-get install clang lld" >&2
+c_guest=reconcilers/examples/c/bitmap.c
+prebuilt=$root/reconcilers/prebuilt
+if command -v clang >/dev/null && command -v wasm-ld >/dev/null; then
+    clang --target=wasm32 -O2 -Wall -Wextra -Werror -nostdlib -Wl,--no-entry -Wl,--strip-all \
+        -o "$output/test/c-bitmap.wasm" "$root/$c_guest"
+elif grep --quiet --fixed-strings "$(cd "$root" && sha256sum "$c_guest")" "$prebuilt/SOURCES.sha256"; then
+    echo "no clang here: $c_guest has not changed, so what it was built to is kept" >&2
+    [[ $output = "$prebuilt" ]] || cp "$prebuilt/test/c-bitmap.wasm" "$output/test/"
+else
+    echo "$c_guest has changed, and takes a compiler; on Debian: apt-get install clang lld" >&2
     exit 1
 fi
-clang --target=wasm32 -O2 -Wall -Wextra -Werror -nostdlib -Wl,--no-entry -Wl,--strip-all \
-    -o "$output/test/c-bitmap.wasm" examples/c/bitmap.c
 
 for module in "$output"/*.wasm "$output"/test/*.wasm; do
     for path in "$root" "$cargo_home" "$sysroot" "$HOME"; do
