@@ -12,13 +12,13 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 prebuilt=$root/reconcilers/prebuilt
 
-# One line for each file that a module is made from: manifests, lock, Rust, WIT,
+# One line for each file that a module is made from: manifests, lock, Rust, C, WIT,
 # the tool that encodes, and the script that runs it all.
 sources() {
     cd "$root"
     find wit reconcilers scripts/build-reconcilers.sh \
         \( -path reconcilers/target -o -path reconcilers/prebuilt \) -prune -o -type f \
-        \( -name '*.rs' -o -name '*.wit' -o -name Cargo.toml -o -name Cargo.lock \
+        \( -name '*.rs' -o -name '*.c' -o -name '*.wit' -o -name Cargo.toml -o -name Cargo.lock \
         -o -path '*/.cargo/*' -o -name build-reconcilers.sh \) -print0 |
         LC_ALL=C sort --zero-terminated |
         xargs --null sha256sum
@@ -43,7 +43,8 @@ if ! difference=$(diff "$prebuilt/SOURCES.sha256" <(sources)); then
     exit 1
 fi
 missing=0
-for module in lww cart-union or-cart pn-counter test/misbehave.core test/misbehave test/imports; do
+for module in lww cart-union or-cart pn-counter or-set lww-map test/misbehave.core test/misbehave \
+    test/imports test/c-bitmap; do
     if [[ ! -s $prebuilt/$module.wasm ]]; then
         echo "reconcilers/prebuilt/$module.wasm is not there: run scripts/build-reconcilers.sh" >&2
         missing=1

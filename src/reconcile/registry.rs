@@ -25,8 +25,16 @@ static BUILT_INS: &[(&str, &[u8])] = &[
     ),
     ("lww", include_bytes!("../../reconcilers/prebuilt/lww.wasm")),
     (
+        "lww-map",
+        include_bytes!("../../reconcilers/prebuilt/lww-map.wasm"),
+    ),
+    (
         "or-cart",
         include_bytes!("../../reconcilers/prebuilt/or-cart.wasm"),
+    ),
+    (
+        "or-set",
+        include_bytes!("../../reconcilers/prebuilt/or-set.wasm"),
     ),
     (
         "pn-counter",
@@ -359,6 +367,13 @@ mod tests {
         let admitted = registry.inspect(MISBEHAVE, true, 1).expect("admitted").info;
         assert!(matches!(admitted.lawfulness, Lawfulness::Unlawful { .. }));
         assert!(!admitted.built_in);
+        // The guest in C is lawful, and so are all values: they are just bytes.
+        let in_c = include_bytes!("../../reconcilers/prebuilt/test/c-bitmap.wasm");
+        let info = registry.inspect(in_c, false, 1).expect("lawful").info;
+        assert!(matches!(
+            info.lawfulness,
+            Lawfulness::NoCounterexample { .. }
+        ));
         let garbage = registry.inspect(b"garbage", true, 1);
         assert!(matches!(garbage, Err(InspectError::Invalid(_))));
     }

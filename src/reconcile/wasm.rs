@@ -18,6 +18,7 @@
 
 mod abi;
 mod compiled;
+mod contract;
 mod failure;
 mod lanes;
 mod limits;

@@ -7,13 +7,22 @@
 //! - [`Sibling`], [`Outcome`], [`Event`], [`View`]: the contract's records;
 //! - [`dice`]: numbers that depend on a seed alone, for samples;
 //! - [`varint`]: the codec of the data types' states;
+//! - [`json`]: JSON values, equal ones as equal text, and their order;
+//! - [`operation`]: operations that are a JSON object of one key;
+//! - [`causal`]: what lives and what has been seen, for types that remove;
 //! - [`laws`]: what every fold must keep, as a check that tests call;
+//! - [`replica`]: a data type at one replica, for tests;
 //! - [`glue`]: two macros that tie merge logic to the WIT.
 
+pub mod causal;
 pub mod dice;
 pub mod glue;
+pub mod json;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod laws;
+pub mod operation;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod replica;
 pub mod varint;
 
 /// For [`glue`]'s macros, so that a guest depends on this crate alone.

@@ -15,6 +15,7 @@ use wasmtime::{Engine, Module};
 use wit_component::ComponentEncoder;
 
 use super::abi::{self, Description};
+use super::contract;
 use super::failure::{InvalidModule, one_line};
 use super::run::Guest;
 use crate::protocol::catalog::{Digest, ModuleKind};
@@ -117,8 +118,8 @@ pub(super) fn encode(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, InvalidMo
         .map_err(|error| InvalidModule::NotCompilable(one_line(&format!("{error:#}"))))?;
     // A module that names its imports but has no type for them is refused here,
     // in the encoder's words, which name the import.
-    ComponentEncoder::default()
-        .module(bytes)
+    contract::with_types(bytes)
+        .and_then(|typed| ComponentEncoder::default().module(&typed))
         .and_then(|encoder| encoder.validate(true).encode())
         .map_err(|error| InvalidModule::NotEncodable(one_line(&format!("{error:#}"))))
 }

@@ -34,8 +34,14 @@ pub const MAX_LOADED_MODULES: usize = 1024;
 /// runs. One more is [`Failure::Busy`].
 const MAX_OTHER_CALLS: usize = 16;
 /// A component that wit-component makes of one core module has one instance of
-/// it and at most two of its own making; more would only multiply memory.
-const MAX_CORE_INSTANCES: u32 = 8;
+/// it and at most two of its own making. One that has its engine and stubs in the
+/// place of what the engine would import has an instance for each stubbed
+/// interface: 13 with QuickJS.
+const MAX_CORE_INSTANCES: u32 = 16;
+/// Such a component has a memory for its engine and empty ones for what adapts
+/// the stubs: 3 with QuickJS. All of a component's memories count against one
+/// limit, so more of them buy a guest nothing.
+const MAX_MEMORIES: u32 = 4;
 /// Tables hold the functions that a guest calls by pointer.
 const MAX_TABLES: u32 = 8;
 const MAX_TABLE_ELEMENTS: usize = 20_000;
@@ -76,10 +82,11 @@ pub struct Sandbox {
     _epochs: mpsc::Sender<()>,
 }
 
-/// What a store knows of its guest: whether it asked for more memory than it
-/// may have.
+/// What a store knows of its guest: what its memories have in all, and whether
+/// it asked for more than it may have.
 pub(super) struct Guest {
     memory_bytes: usize,
+    memory_used: usize,
     memory_denied: bool,
     /// How many epochs are left of its wall-clock backstop.
     epochs_left: u64,
@@ -110,11 +117,15 @@ fn look(mut context: StoreContextMut<'_, Guest>) -> wasmtime::Result<UpdateDeadl
 impl ResourceLimiter for Guest {
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let allowed = desired <= self.memory_bytes;
+        let used = self.memory_used + desired.saturating_sub(current);
+        let allowed = used <= self.memory_bytes;
+        if allowed {
+            self.memory_used = used;
+        }
         self.memory_denied |= !allowed;
         Ok(allowed)
     }
@@ -135,10 +146,10 @@ fn engine(limits: &SandboxLimits) -> wasmtime::Result<Engine> {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(calls)
         .total_core_instances(calls * MAX_CORE_INSTANCES)
-        .total_memories(calls)
+        .total_memories(calls * MAX_MEMORIES)
         .total_tables(calls * MAX_TABLES)
         .max_core_instances_per_component(MAX_CORE_INSTANCES)
-        .max_memories_per_component(1)
+        .max_memories_per_component(MAX_MEMORIES)
         .max_tables_per_component(MAX_TABLES)
         .max_memories_per_module(1)
         .max_tables_per_module(MAX_TABLES)
@@ -297,6 +308,7 @@ impl Sandbox {
     {
         let mut guest = Guest {
             memory_bytes: self.limits.memory_bytes,
+            memory_used: 0,
             memory_denied: false,
             epochs_left: self.limits.deadline_ms.div_ceil(EPOCH_MS).max(1) + 1,
             is_cut_short: false,
