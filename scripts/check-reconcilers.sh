@@ -13,7 +13,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 prebuilt=$root/reconcilers/prebuilt
 
 # One line for each file that a module is made from: manifests, lock, Rust, WIT,
-# the tool that encodes, and the script that runs it all.
+# the tool that encodes, and the script that runs it all. Not the law check,
+# which judges modules and is in none.
 sources() {
     cd "$root"
     find wit reconcilers scripts/build-reconcilers.sh \
@@ -49,6 +50,13 @@ for module in lww cart-union or-cart pn-counter test/misbehave.core test/misbeha
         missing=1
     fi
 done
+for source in "$root"/reconcilers/bad/mistakes/examples/*.rs; do
+    module=test/mistakes/$(basename "$source" .rs)
+    if [[ ! -s $prebuilt/$module.wasm ]]; then
+        echo "reconcilers/prebuilt/$module.wasm is not there: run scripts/build-reconcilers.sh" >&2
+        missing=1
+    fi
+done
 [[ $missing = 0 ]] || exit 1
 echo "reconcilers/prebuilt is built from these sources, by $(cat "$prebuilt/COMPILER")"
 
@@ -58,7 +66,7 @@ if [[ ${1:-} = --rebuild ]]; then
     # From nothing, or cargo would hand back what it built last time.
     CARGO_TARGET_DIR=$fresh/target "$root/scripts/build-reconcilers.sh" "$fresh/prebuilt" >/dev/null
     cd "$fresh/prebuilt"
-    for module in *.wasm test/*.wasm; do
+    for module in *.wasm test/*.wasm test/mistakes/*.wasm; do
         if cmp --silent "$module" "$prebuilt/$module"; then
             echo "same bytes   $module"
         else

@@ -23,6 +23,8 @@ use crate::protocol::id::{ItemKey, TableId};
 use crate::protocol::siblings::Version;
 
 #[cfg(test)]
+mod mistakes;
+#[cfg(test)]
 mod tests;
 
 /// How many cases an upload is checked with: about a second for the built-ins.

@@ -20,6 +20,8 @@ pub(crate) const REPLICAS: usize = 4;
 const PLAIN_CASES: u64 = 12;
 /// One case in this many has large values.
 const LARGE_ONE_IN: usize = 48;
+/// One history in this many is long.
+const LONG_ONE_IN: usize = 8;
 /// How large the values of such a case are.
 const LARGE_BYTES: &[usize] = &[128, 256, 512, 1024, 2048, 4096, 8192, 24 << 10];
 
@@ -48,6 +50,8 @@ pub(crate) struct History {
     pub ahead_us: [u64; REPLICAS],
     /// Which of the states on the way meet those at the end, by place.
     pub recalled: Vec<usize>,
+    /// How many of them are siblings for the other laws at most.
+    pub max_end: usize,
 }
 
 /// One deed of one replica.
@@ -116,8 +120,12 @@ fn times(dice: &mut Dice) -> [u64; 3] {
         0 => [1, 1, 1],
         1 | 2 => [1, 2, 3],
         3 => [NOW_US, NOW_US, NOW_US + 1],
-        4 => [NOW_US, NOW_US + 400, NOW_US + 1_700],
-        _ => [NOW_US, NOW_US + 300_000, NOW_US + (1 << 32)],
+        // Whatever span a module calls near, two such steps are beyond it and
+        // one is not, for some power of two.
+        _ => {
+            let step = 64 << dice.below(24);
+            [NOW_US, NOW_US + step, NOW_US + 2 * step]
+        }
     }
 }
 
@@ -228,6 +236,8 @@ impl Source {
         let counts = [1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5];
         let count = (*dice.pick(&counts)).min(self.max_siblings);
         let times = times(dice);
+        // Times by turns: three siblings then have three.
+        let turn = dice.below(3);
         let mixes_types = dice.once_in(4);
         let mut siblings: Vec<Sibling> = Vec::new();
         for counter in 1..=count {
@@ -240,9 +250,14 @@ impl Source {
             siblings.push(Sibling {
                 value,
                 content_type,
-                written_at_us: *dice.pick(&times),
+                written_at_us: times[(turn + counter) % 3],
                 dot: dot(dice.below(3), counter as u64),
             });
+        }
+        if dice.once_in(3) {
+            for sibling in &mut siblings {
+                sibling.written_at_us = *dice.pick(&times);
+            }
         }
         siblings.sort_by(|one, other| one.dot.cmp(&other.dot));
         Values {
@@ -270,7 +285,9 @@ impl Source {
 
     fn history(&self, dice: &mut Dice) -> History {
         let replicas = 2 + dice.below(REPLICAS - 1);
-        let count = 2 + dice.below(4 * replicas);
+        // What is bounded, and forgets, shows only after a while.
+        let reach = if dice.once_in(LONG_ONE_IN) { 12 } else { 3 };
+        let count = 2 + dice.below(reach * replicas);
         // Some histories use few operations, so that they collide.
         let few = 1 + dice.below(self.pool.len());
         let step = |dice: &mut Dice| {
@@ -306,6 +323,7 @@ impl Source {
             steps,
             ahead_us,
             recalled: (0..dice.below(3)).map(|_| dice.below(1 << 16)).collect(),
+            max_end: (*dice.pick(&[2, 3, 3, 3, 3, 3, 4, 5])).min(self.max_siblings),
         }
     }
 }

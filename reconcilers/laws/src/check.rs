@@ -458,6 +458,7 @@ impl Search<'_> {
         }
         if let [first, second, third] = sizes[..]
             && second > first
+            && third > second
             && third - first >= (second - first) * 3 / 2
             && third > 2 * first.max(64)
         {

@@ -10,9 +10,6 @@ use crate::finding::{Finding, Law, Side};
 use crate::probe::{Came, Found, probe};
 use crate::subject::{Answer, Event, Failure, Item, Outcome, Sibling, Subject, View, stand_in};
 
-/// How many siblings the end of a history gives at most.
-const MAX_END: usize = 5;
-
 struct Player<'a> {
     subject: &'a dyn Subject,
     item: &'a Item,
@@ -55,7 +52,7 @@ pub(crate) fn play(subject: &dyn Subject, history: &History) -> Result<Came, Fou
             }),
             Deed::Merge(other) => {
                 let theirs = player.replicas[*other].clone();
-                player.merge(mine, theirs)?
+                player.merge_and_render(mine, theirs)?
             }
             Deed::Apply(operation) => player.apply(mine, operation, &event)?,
         };
@@ -109,10 +106,12 @@ impl Player<'_> {
             let recalled = history.recalled.iter();
             siblings.extend(recalled.map(|place| self.seen[place % self.seen.len()].clone()));
         }
+        // Old ones may push out an end: both kinds must meet.
+        siblings.reverse();
+        siblings.truncate(history.max_end);
         siblings.sort_by(|one, other| one.dot.cmp(&other.dot));
         // Folds of the same states stand for the same dot.
         siblings.dedup();
-        siblings.truncate(MAX_END);
         Values {
             item: history.item.clone(),
             siblings,
@@ -124,7 +123,8 @@ impl Player<'_> {
         self.subject.fold(self.item, siblings)
     }
 
-    /// Every state renders, and to the same twice.
+    /// Every state renders; the first one to the same twice, since what is
+    /// remembered shows early.
     fn renders(&self, sibling: &Sibling, made_by: &str) -> Result<(), Found> {
         let Some(state) = &sibling.value else {
             return Ok(());
@@ -140,6 +140,7 @@ impl Player<'_> {
                 one(view),
                 vec![sibling.clone()],
             )),
+            Ok(_) if !self.seen.is_empty() => Ok(()),
             Ok(_) => match self.subject.render(state) {
                 again if again == view => Ok(()),
                 Err(Failure::Unavailable(_)) => Ok(()),
@@ -151,6 +152,19 @@ impl Player<'_> {
                 )),
             },
         }
+    }
+
+    /// One replica takes in what another has, and its state renders.
+    fn merge_and_render(
+        &self,
+        mine: Option<Sibling>,
+        theirs: Option<Sibling>,
+    ) -> Result<Option<Sibling>, Found> {
+        let merged = self.merge(mine, theirs)?;
+        if let Some(merged) = &merged {
+            self.renders(merged, "the fold of two states")?;
+        }
+        Ok(merged)
     }
 
     fn merge(
@@ -180,9 +194,7 @@ impl Player<'_> {
                 return Err(finding(Law::Closed, left, right, siblings));
             }
         };
-        let folded = stand_in(&inputs, value);
-        self.renders(&folded, "the fold of two states")?;
-        Ok(Some(folded))
+        Ok(Some(stand_in(&inputs, value)))
     }
 
     fn apply(
@@ -198,8 +210,11 @@ impl Player<'_> {
         };
         let applied = once(self.item);
         // An operation on another item in between must leave no trace.
-        let elsewhere = plain_item();
-        drop(once(&elsewhere));
+        if !self.applied {
+            let mut elsewhere = plain_item();
+            elsewhere.table = "another-table".to_owned();
+            drop(once(&elsewhere));
+        }
         let again = once(self.item);
         let unavailable =
             |result: &Result<Vec<u8>, Failure>| matches!(result, Err(Failure::Unavailable(_)));
@@ -262,26 +277,25 @@ impl Player<'_> {
             .value
             .clone()
             .map_or(Outcome::Deleted, Outcome::Merged));
-        for inputs in [[before, after], [after, before]] {
-            let both = self.fold(&inputs);
-            if both == whole || matches!(both, Err(Failure::Unavailable(_))) {
-                continue;
-            }
-            let left = side(
-                &format!("b = apply(a, {operation})"),
-                "the state after the operation",
-                whole,
-            );
-            let formula = if inputs[0] == before {
-                "fold(a, b)"
-            } else {
-                "fold(b, a)"
-            };
-            let right = side(formula, "folded with the state before", both);
-            let siblings = vec![before.clone(), after.clone()];
-            return Err(finding(Law::DataType, left, right, siblings));
+        let mut inputs = [before, after];
+        inputs.sort_by(|one, other| one.dot.cmp(&other.dot));
+        let both = self.fold(&inputs);
+        if both == whole || matches!(both, Err(Failure::Unavailable(_))) {
+            return Ok(());
         }
-        Ok(())
+        let left = side(
+            &format!("b = apply(a, {operation})"),
+            "the state after the operation",
+            whole,
+        );
+        let formula = if inputs[0] == before {
+            "fold(a, b)"
+        } else {
+            "fold(b, a)"
+        };
+        let right = side(formula, "folded with the state before", both);
+        let siblings = vec![before.clone(), after.clone()];
+        Err(finding(Law::DataType, left, right, siblings))
     }
 
     /// The replicas tell each other what they have, each its neighbour, round

@@ -4,17 +4,25 @@
 //! Promises: what comes out breaks the same law in the same way as what went in,
 //! by running it. Not promised: that nothing smaller would.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::Value as Json;
 
 use crate::case::{Case, Deed, History, REPLICAS, Values, dot, plain_item, usual_type};
 use crate::check::try_case;
 use crate::finding::Finding;
-use crate::subject::Subject;
+use crate::subject::{Sibling, Subject};
 
 /// How many smaller cases are tried: each is some tens of folds.
 const MAX_PROBES: usize = 600;
 /// The same where each takes until a limit, which is seconds.
 const MAX_SLOW_PROBES: usize = 4;
+/// The plainest values there are, each kind of them: in the order of their bytes.
+const PLAINEST: [&[&str]; 3] = [
+    &["a", "b", "c", "d", "e"],
+    &["1", "2", "3", "4", "5"],
+    &["\"a\"", "\"b\"", "\"c\"", "\"d\"", "\"e\""],
+];
 /// Bytes beyond this are taken away in halves only.
 const MAX_SINGLE_BYTES: usize = 48;
 
@@ -79,6 +87,9 @@ fn simpler_siblings(values: &Values) -> Vec<Values> {
             });
         }
     }
+    for letters in PLAINEST {
+        push(&|other| name_values(&mut other.siblings, letters));
+    }
     for (place, sibling) in siblings.iter().enumerate() {
         let Some(value) = &sibling.value else {
             continue;
@@ -125,6 +136,44 @@ fn simpler_siblings(values: &Values) -> Vec<Values> {
     });
     push(&|other| other.item = plain_item());
     simpler
+}
+
+/// Which of [`PLAINEST`] a value is like: no JSON, a number, or a string.
+fn kind(value: &[u8]) -> Option<usize> {
+    match serde_json::from_slice(value) {
+        Err(_) => Some(0),
+        Ok(Json::Number(_)) => Some(1),
+        Ok(Json::String(_)) => Some(2),
+        Ok(_) => None,
+    }
+}
+
+/// Puts one of these in the place of each value, the same for equal ones, where
+/// that makes all of them plainer.
+fn name_values(siblings: &mut [Sibling], letters: &[&str]) {
+    let values = siblings.iter().filter_map(|one| one.value.clone());
+    let distinct: BTreeSet<Vec<u8>> = values.collect();
+    let named: BTreeMap<Vec<u8>, &[u8]> = distinct
+        .into_iter()
+        .zip(letters.iter().map(|letter| letter.as_bytes()))
+        .collect();
+    let is_plainer = |value: &Vec<u8>| {
+        let letter = named.get(value);
+        letter.is_some_and(|letter| weight(letter) <= weight(value))
+    };
+    let mut values = siblings.iter().filter_map(|one| one.value.as_ref());
+    // Texts stay texts, and numbers numbers.
+    let of_kind = |value: &Vec<u8>| kind(value) == kind(letters[0].as_bytes());
+    if !values.all(|value| is_plainer(value) && of_kind(value)) {
+        return;
+    }
+    for sibling in siblings {
+        if let Some(value) = &sibling.value {
+            let plain = named[value].to_vec();
+            sibling.content_type = usual_type(Some(&plain));
+            sibling.value = Some(plain);
+        }
+    }
 }
 
 fn simpler_histories(history: &History) -> Vec<History> {
