@@ -16,7 +16,7 @@ output=${1:-$root/reconcilers/prebuilt}
 prefix=${KINFOLD_WASM_TOOLCHAIN:-${XDG_CACHE_HOME:-$HOME/.cache}/kinfold/wasm-toolchain}
 jobs=(${KINFOLD_BUILD_JOBS:+"-j$KINFOLD_BUILD_JOBS"})
 target=wasm32-unknown-unknown
-mkdir -p "$output/test"
+mkdir -p "$output/test/mistakes"
 output=$(cd "$output" && pwd)
 cd "$root/reconcilers"
 built=${CARGO_TARGET_DIR:-$root/reconcilers/target}
@@ -94,7 +94,15 @@ else
     exit 1
 fi
 
-for module in "$output"/*.wasm "$output"/test/*.wasm; do
+# One guest for each mistake, all examples of one package.
+"${build[@]}" build --quiet "${jobs[@]}" --locked --release --target "$target" "${std[@]}" \
+    --package kinfold-mistakes --examples
+for source in "$root"/reconcilers/bad/mistakes/examples/*.rs; do
+    name=$(basename "$source" .rs)
+    encode "$built/$target/release/examples/$name.wasm" "$output/test/mistakes/$name.wasm"
+done
+
+for module in "$output"/*.wasm "$output"/test/*.wasm "$output"/test/mistakes/*.wasm; do
     for path in "$root" "$cargo_home" "$sysroot" "$HOME"; do
         # A home such as / is in every text and gives nothing away.
         if [[ ${#path} -gt 1 ]] && grep --quiet --fixed-strings "$path/" "$module"; then
@@ -106,4 +114,4 @@ done
 
 "${RUSTC:-rustc}" --version >"$output/COMPILER"
 "$root/scripts/check-reconcilers.sh" --print >"$output/SOURCES.sha256"
-(cd "$output" && wc -c ./*.wasm test/*.wasm)
+(cd "$output" && wc -c ./*.wasm test/*.wasm test/mistakes/*.wasm)

@@ -13,11 +13,12 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 prebuilt=$root/reconcilers/prebuilt
 
 # One line for each file that a module is made from: manifests, lock, Rust, C, WIT,
-# the tool that encodes, and the script that runs it all.
+# the tool that encodes, and the script that runs it all. Not the law check,
+# which judges modules and is in none.
 sources() {
     cd "$root"
     find wit reconcilers scripts/build-reconcilers.sh \
-        \( -path reconcilers/target -o -path reconcilers/prebuilt \) -prune -o -type f \
+        \( -path reconcilers/target -o -path reconcilers/prebuilt -o -path reconcilers/laws \) -prune -o -type f \
         \( -name '*.rs' -o -name '*.c' -o -name '*.wit' -o -name Cargo.toml -o -name Cargo.lock \
         -o -path '*/.cargo/*' -o -name build-reconcilers.sh \) -print0 |
         LC_ALL=C sort --zero-terminated |
@@ -50,6 +51,13 @@ for module in lww cart-union or-cart pn-counter or-set lww-map test/misbehave.co
         missing=1
     fi
 done
+for source in "$root"/reconcilers/bad/mistakes/examples/*.rs; do
+    module=test/mistakes/$(basename "$source" .rs)
+    if [[ ! -s $prebuilt/$module.wasm ]]; then
+        echo "reconcilers/prebuilt/$module.wasm is not there: run scripts/build-reconcilers.sh" >&2
+        missing=1
+    fi
+done
 [[ $missing = 0 ]] || exit 1
 echo "reconcilers/prebuilt is built from these sources, by $(cat "$prebuilt/COMPILER")"
 
@@ -59,7 +67,7 @@ if [[ ${1:-} = --rebuild ]]; then
     # From nothing, or cargo would hand back what it built last time.
     CARGO_TARGET_DIR=$fresh/target "$root/scripts/build-reconcilers.sh" "$fresh/prebuilt" >/dev/null
     cd "$fresh/prebuilt"
-    for module in *.wasm test/*.wasm; do
+    for module in *.wasm test/*.wasm test/mistakes/*.wasm; do
         if cmp --silent "$module" "$prebuilt/$module"; then
             echo "same bytes   $module"
         else

@@ -329,7 +329,13 @@ impl Sandbox {
         let result = run(&mut store);
         let left = store.get_fuel().unwrap_or(0);
         let burnt = self.limits.fuel.saturating_sub(left);
-        loaded.counters.fuel.fetch_add(burnt, Ordering::Relaxed);
+        let counters = &loaded.counters;
+        counters.fuel.fetch_add(burnt, Ordering::Relaxed);
+        counters.fuel_peak.fetch_max(burnt, Ordering::Relaxed);
+        let memory_peak = store.data().memory_used as u64;
+        counters
+            .memory_peak
+            .fetch_max(memory_peak, Ordering::Relaxed);
         result.map_err(|error| {
             if store.data().is_cut_short {
                 return Failure::Busy;
