@@ -51,6 +51,8 @@ pub mod bindings;
 pub mod dice;
 mod export;
 pub mod json;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
 pub mod varint;
 
 use std::fmt;
@@ -71,13 +73,20 @@ pub struct Dot {
     pub counter: u64,
 }
 
+impl Dot {
+    /// The actor as text, for maps and JSON.
+    pub fn actor_hex(&self) -> String {
+        self.actor
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}
+
 /// A name for maps and JSON: the actor in hex, a colon, the counter.
 impl fmt::Display for Dot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in &self.actor {
-            write!(f, "{byte:02x}")?;
-        }
-        write!(f, ":{}", self.counter)
+        write!(f, "{}:{}", self.actor_hex(), self.counter)
     }
 }
 

@@ -12,8 +12,15 @@ use super::check::{self, CheckArgs};
 use super::error::CliError;
 use super::output::cell;
 
+mod build;
 mod list;
+mod new;
 mod push;
+mod toolchain;
+mod vendored;
+
+pub use build::BuildError;
+pub use new::NewError;
 
 /// How many hex digits of a digest people are shown: enough to tell apart the
 /// versions of a module.
@@ -21,6 +28,11 @@ const SHORT_DIGEST_CHARS: usize = 12;
 
 #[derive(Subcommand, Debug)]
 pub enum ReconcilerCommand {
+    /// Make a crate with a merge to begin with
+    #[command(after_help = new::EXAMPLES)]
+    New(new::NewArgs),
+    /// Build a crate into a module
+    Build(build::BuildArgs),
     /// Upload a module
     #[command(after_help = push::EXAMPLES)]
     Push(push::PushArgs),
@@ -32,6 +44,8 @@ pub enum ReconcilerCommand {
 
 pub async fn run(common: &Common, command: ReconcilerCommand) -> Result<(), CliError> {
     match command {
+        ReconcilerCommand::New(args) => new::run(common, args),
+        ReconcilerCommand::Build(args) => build::run(common, &args),
         ReconcilerCommand::Push(args) => push::run(common, args).await,
         ReconcilerCommand::List => list::run(common).await,
         ReconcilerCommand::Check(args) => check::run(common, &args),
