@@ -4,6 +4,7 @@
 //! Run with `cargo bench --bench fold`. Prints the median of batches, in
 //! microseconds a call, on one thread. Not measured: queueing and wake-up.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use kinfold::protocol::dot::{Actor, Dot, Epoch};
 use kinfold::protocol::effect::{GuestSibling, Operation};
 use kinfold::protocol::id::{ItemKey, NodeId, TableId};
 use kinfold::protocol::siblings::Version;
-use kinfold::reconcile::laws::{self, Samples, Verdict};
+use kinfold::reconcile::laws::{self, Samples, Settings, Verdict};
 use kinfold::reconcile::registry::built_ins;
 use kinfold::reconcile::wasm::{Call, Loaded, Sandbox, SandboxLimits};
 
@@ -51,22 +52,23 @@ fn main() {
             },
         );
         let before = clock.now().wall_us;
-        let verdict = laws::check(
+        let report = laws::check(
             &sandbox,
             &loaded,
             &Samples::Module,
-            1,
-            laws::DEFAULT_CASES,
-            &mut |_| {},
+            Settings::new(1, laws::DEFAULT_CASES),
+            &mut |_| ControlFlow::Continue(()),
         );
         let took_ms = clock.now().wall_us.saturating_sub(before) / 1000;
-        let cases = match verdict {
-            Verdict::NoCounterexample { cases, .. } => cases,
-            other => panic!("{name}: {other:?}"),
+        let Verdict::NoCounterexample { .. } = report.verdict else {
+            panic!("{name}: {:?}", report.verdict);
         };
+        let each_second = report.tried * 1000 / took_ms.max(1);
         println!(
-            "{:<28} {took_ms:>6} ms for {cases} cases",
-            format!("{name}: law check")
+            "{:<28} {took_ms:>6} ms for {} cases, {} calls: {each_second} cases a second",
+            format!("{name}: law check"),
+            report.tried,
+            report.calls,
         );
     }
     extremes(&clock);

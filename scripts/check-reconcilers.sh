@@ -17,7 +17,7 @@ prebuilt=$root/reconcilers/prebuilt
 sources() {
     cd "$root"
     find wit reconcilers scripts/build-reconcilers.sh \
-        \( -path reconcilers/target -o -path reconcilers/prebuilt \) -prune -o -type f \
+        \( -path reconcilers/target -o -path reconcilers/prebuilt -o -path reconcilers/laws \) -prune -o -type f \
         \( -name '*.rs' -o -name '*.wit' -o -name Cargo.toml -o -name Cargo.lock \
         -o -path '*/.cargo/*' -o -name build-reconcilers.sh \) -print0 |
         LC_ALL=C sort --zero-terminated |

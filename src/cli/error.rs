@@ -45,6 +45,11 @@ pub enum CliError {
         law: String,
         advice: &'static str,
     },
+    /// The law check could try nothing on a module. The reason has been shown.
+    #[error(
+        "nothing is known of {module}: give it samples of its own, or check it with --samples DIR"
+    )]
+    Unchecked { module: String },
     /// A simulated cluster broke a promise.
     #[error("{failed} of {seeds} seeds failed; play the first one again: {first}")]
     Invariant {
@@ -92,7 +97,7 @@ pub enum CliError {
 
 impl CliError {
     /// What the process ends with: 1 failed, 2 wrong usage or config, 3 not
-    /// found, 4 conflict, 5 not available now.
+    /// found, 4 conflict, 5 not available now, 6 nothing could be checked.
     pub fn exit_code(&self) -> u8 {
         match self {
             CliError::Client(error) if error.is_unavailable() => 5,
@@ -112,6 +117,7 @@ impl CliError {
                 _ => 1,
             },
             CliError::Unresolved { .. } => 4,
+            CliError::Unchecked { .. } => 6,
             _ => 1,
         }
     }

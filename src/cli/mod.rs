@@ -51,7 +51,8 @@ Examples:
 
 Exit codes:
   0 done   1 failed   2 wrong usage or config   3 not found
-  4 conflict: siblings that nobody folded   5 not available now: try again";
+  4 conflict: siblings that nobody folded   5 not available now: try again
+  6 unchecked: the law check could try nothing on a module";
 
 /// A replicated store whose conflicts are folded by WebAssembly modules
 #[derive(Parser, Debug)]

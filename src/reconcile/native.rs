@@ -7,7 +7,7 @@
 //! state. So a checker sees in a value which writes went into it.
 //!
 //! Promises: the same request gives the same answer; the answer comes before
-//! `submit` returns; both are lawful in the sense of `laws.rs`, tombstones
+//! `submit` returns; both are lawful in the sense of `kinfold-laws`, tombstones
 //! contribute nothing, and only tombstones leave the item deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,13 +144,40 @@ fn union<'a>(values: impl Iterator<Item = &'a [u8]>) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use super::super::laws::{Answer, Samples, Subject, Verdict, check_subject};
+    use std::ops::ControlFlow;
+
+    use kinfold_laws::{
+        Answer, Failure, Item, Kind, Outcome, Samples, Settings, Sibling, Subject, Verdict,
+    };
+
     use super::*;
-    use crate::protocol::catalog::{Digest, ModuleKind};
+    use crate::protocol::catalog::Digest;
+    use crate::protocol::dot::{Actor, Dot, Epoch};
     use crate::protocol::effect::{GuestSibling, Operation};
-    use crate::protocol::id::{ItemKey, TableId};
+    use crate::protocol::id::{ItemKey, NodeId, TableId};
+    use crate::protocol::siblings::Version;
 
     struct Native;
+
+    fn dot(node: u64) -> Dot {
+        let actor = Actor {
+            node: NodeId(node),
+            epoch: Epoch(1),
+        };
+        Dot { actor, counter: 1 }
+    }
+
+    fn sibling(number: u64, value: Option<Bytes>) -> GuestSibling {
+        GuestSibling {
+            dot: dot(number),
+            version: Version {
+                value,
+                content_type: "".into(),
+                written_at_us: 1,
+                stands_for: None,
+            },
+        }
+    }
 
     fn request(siblings: &[GuestSibling]) -> GuestRequest {
         GuestRequest {
@@ -165,49 +192,44 @@ mod tests {
     }
 
     impl Subject for Native {
-        fn kind(&self) -> ModuleKind {
-            ModuleKind::Reconciler
+        fn kind(&self) -> Kind {
+            Kind::Reconciler
         }
-        fn samples(&self, _seed: u64, _count: u32) -> Option<Vec<Vec<u8>>> {
+        fn samples(&self, _seed: u64, _count: u32) -> Result<Option<Vec<Vec<u8>>>, Failure> {
             let samples = ["a\n", "b\n", "a\nb\n", "c\n", ""];
-            Some(samples.map(|text| text.as_bytes().to_vec()).to_vec())
+            Ok(Some(samples.map(|text| text.as_bytes().to_vec()).to_vec()))
         }
-        fn fold(&self, siblings: &[GuestSibling]) -> Answer {
-            match NativeGuests::answer(&request(siblings)) {
-                GuestReply::Done { value, .. } => Answer::Value(value),
-                other => Answer::Refused(format!("{other:?}")),
+        fn fold(&self, _item: &Item, siblings: &[&Sibling]) -> Answer {
+            let siblings: Vec<GuestSibling> = (1..)
+                .zip(siblings)
+                .map(|(number, one)| sibling(number, one.value.clone().map(Bytes::from)))
+                .collect();
+            match NativeGuests::answer(&request(&siblings)) {
+                GuestReply::Done {
+                    value: Some(value), ..
+                } => Ok(Outcome::Merged(value.to_vec())),
+                GuestReply::Done { value: None, .. } => Ok(Outcome::Deleted),
+                other => Err(Failure::Refused(format!("{other:?}"))),
             }
-        }
-        fn apply(&self, _state: Option<&[u8]>, _operation: &Operation) -> Answer {
-            Answer::Refused("no operations here".to_owned())
-        }
-        fn render(&self, _state: &[u8]) -> Result<(), String> {
-            Ok(())
         }
     }
 
     #[test]
     fn the_union_of_lines_is_lawful() {
-        let verdict = check_subject(&Native, &Samples::Module, 7, 300, &mut |_| {});
-        assert_eq!(
-            verdict,
-            Verdict::NoCounterexample {
-                cases: 300,
-                seed: 7
-            }
+        let report = kinfold_laws::check(
+            &Native,
+            &Samples::Module,
+            Settings::new(7, 300),
+            &mut |_| ControlFlow::Continue(()),
         );
+        match report.verdict {
+            Verdict::NoCounterexample { cases } => assert!(cases > 200, "{cases}"),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn counters_add_up_across_actors_and_count_nothing_twice() {
-        use crate::protocol::dot::{Actor, Dot, Epoch};
-        let dot = |node| Dot {
-            actor: Actor {
-                node: crate::protocol::id::NodeId(node),
-                epoch: Epoch(1),
-            },
-            counter: 1,
-        };
         let add = |siblings: &[GuestSibling], number: u64, amount: &'static str| {
             let mut asked = request(siblings);
             asked.digest = COUNTER;
@@ -225,15 +247,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        let sibling = |number: u64, state: &Bytes| GuestSibling {
-            dot: dot(number),
-            version: crate::protocol::siblings::Version {
-                value: Some(state.clone()),
-                content_type: "".into(),
-                written_at_us: 1,
-                stands_for: None,
-            },
-        };
+        let sibling = |number, state: &Bytes| sibling(number, Some(state.clone()));
         let (first, _) = add(&[], 1, "5");
         let (second, _) = add(&[sibling(1, &first)], 2, "-2");
         let (other, _) = add(&[sibling(1, &first)], 3, "10");
@@ -247,7 +261,7 @@ mod tests {
         let mut asked = request(&[]);
         asked.operation = Some(Operation {
             body: Bytes::from_static(b"b\na"),
-            dot: super::super::laws::test_dot(1),
+            dot: dot(1),
             written_at_us: 1,
         });
         asked.render = true;

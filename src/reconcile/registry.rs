@@ -7,13 +7,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 
-use super::laws::{self, Counterexample, Samples, Verdict};
+use super::laws::{self, Counterexample, Samples, Settings, Verdict};
 use super::wasm::{InvalidModule, Loaded, MAX_MODULE_BYTES, Sandbox};
 use crate::protocol::catalog::{Digest, Lawfulness, ModuleInfo};
 
@@ -215,18 +216,21 @@ impl Registry {
         seed: u64,
     ) -> Result<Inspection, InspectError> {
         let loaded = self.sandbox.prepare(bytes)?;
-        let verdict = laws::check(
+        let report = laws::check(
             &self.sandbox,
             &loaded,
             &Samples::Module,
-            seed,
-            laws::DEFAULT_CASES,
-            &mut |_| {},
+            Settings::new(seed, laws::DEFAULT_CASES),
+            &mut |_| ControlFlow::Continue(()),
         );
+        for note in &report.notes {
+            tracing::info!(digest = %loaded.digest(), note, "the law check has a note");
+        }
+        let verdict = report.verdict;
         if let (Verdict::Violated(counterexample), false) = (&verdict, accept_unlawful) {
             return Err(InspectError::Unlawful(counterexample.clone()));
         }
-        let info = describe(&loaded, verdict.lawfulness());
+        let info = describe(&loaded, laws::lawfulness(&verdict));
         Ok(Inspection { info, verdict })
     }
 

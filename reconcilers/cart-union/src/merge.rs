@@ -133,7 +133,7 @@ pub fn samples(seed: u64, count: u32) -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use kinfold_guest::laws::{check, sibling};
+    use kinfold_guest::laws::{Merge, check, search, sibling};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -246,6 +246,22 @@ mod tests {
         assert_eq!(samples(7, 100), samples(7, 100));
         for sample in samples(7, 1000) {
             Cart::parse(&sample).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_law_check_finds_nothing() {
+        let merge = Merge {
+            fold,
+            samples: samples,
+            data_type: None,
+        };
+        for seed in 0..4 {
+            let decided = search(merge, seed, 500);
+            assert!(
+                decided.clone().is_ok_and(|cases| cases > 300),
+                "{decided:?}"
+            );
         }
     }
 

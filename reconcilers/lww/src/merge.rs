@@ -52,7 +52,7 @@ pub fn samples(seed: u64, count: u32) -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use kinfold_guest::laws::{check, sibling, stand_in};
+    use kinfold_guest::laws::{Merge, check, search, sibling, stand_in};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -138,6 +138,22 @@ mod tests {
                 })
                 .collect()
         })
+    }
+
+    #[test]
+    fn the_law_check_finds_nothing() {
+        let merge = Merge {
+            fold,
+            samples: samples,
+            data_type: None,
+        };
+        for seed in 0..4 {
+            let decided = search(merge, seed, 500);
+            assert!(
+                decided.clone().is_ok_and(|cases| cases > 300),
+                "{decided:?}"
+            );
+        }
     }
 
     proptest! {

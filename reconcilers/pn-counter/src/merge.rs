@@ -191,7 +191,7 @@ fn read(bytes: &[u8]) -> Result<State<'_>, Fault> {
 #[cfg(test)]
 mod tests {
     use kinfold_guest::Dot;
-    use kinfold_guest::laws::{check, sibling};
+    use kinfold_guest::laws::{Merge, check, search, sibling};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -385,6 +385,22 @@ mod tests {
                 sibling(state.map(|state| &state[..]), n % 3, 1, n)
             })
             .collect()
+    }
+
+    #[test]
+    fn the_law_check_finds_nothing() {
+        let merge = Merge {
+            fold,
+            samples: operations,
+            data_type: Some((apply, render)),
+        };
+        for seed in 0..4 {
+            let decided = search(merge, seed, 500);
+            assert!(
+                decided.clone().is_ok_and(|cases| cases > 300),
+                "{decided:?}"
+            );
+        }
     }
 
     proptest! {

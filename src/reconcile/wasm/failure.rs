@@ -41,6 +41,8 @@ pub enum Failure {
     OutOfTime { limit_ms: u64 },
     #[error("ran out of memory (limit {limit_bytes} bytes)")]
     OutOfMemory { limit_bytes: usize },
+    #[error("ran out of stack: it calls too deep")]
+    OutOfStack,
     #[error("gave more than {limit_bytes} bytes of output")]
     OutputTooLarge { limit_bytes: u64 },
     #[error("trapped: {0}")]
@@ -54,21 +56,6 @@ pub enum Failure {
     /// No room for one more instance just now.
     #[error("too many instances run at once")]
     Busy,
-}
-
-impl Failure {
-    /// Whether a limit cut the call short, so that it says nothing about what
-    /// the module would have given.
-    pub fn is_exhaustion(&self) -> bool {
-        matches!(
-            self,
-            Failure::OutOfFuel { .. }
-                | Failure::OutOfTime { .. }
-                | Failure::OutOfMemory { .. }
-                | Failure::OutputTooLarge { .. }
-                | Failure::Busy
-        )
-    }
 }
 
 /// The limits that a call ran under, to be named when it met one.
@@ -94,6 +81,7 @@ pub(super) fn classify(error: &wasmtime::Error, memory_denied: bool, bounds: &Bo
         Some(Trap::Interrupt) => Failure::OutOfTime {
             limit_ms: bounds.deadline_ms,
         },
+        Some(Trap::StackOverflow) => Failure::OutOfStack,
         Some(_) if memory_denied => out_of_memory,
         Some(Trap::UnreachableCodeReached) => Failure::Trapped("unreachable".to_owned()),
         Some(trap) => Failure::Trapped(trap.to_string()),

@@ -57,6 +57,8 @@ pub(super) struct Counters {
     pub folds: AtomicU64,
     pub failures: AtomicU64,
     pub fuel: AtomicU64,
+    pub fuel_peak: AtomicU64,
+    pub memory_peak: AtomicU64,
 }
 
 impl Loaded {
@@ -86,6 +88,14 @@ impl Loaded {
     /// Whether the module makes samples for the law check.
     pub fn has_samples(&self) -> bool {
         self.exports.generate.is_some()
+    }
+
+    /// The most that any one call has used: fuel, and bytes of memory.
+    pub fn peaks(&self) -> (u64, u64) {
+        (
+            self.counters.fuel_peak.load(Ordering::Relaxed),
+            self.counters.memory_peak.load(Ordering::Relaxed),
+        )
     }
 
     /// What it has done since it was loaded.

@@ -73,6 +73,7 @@ pub struct Sandbox {
 pub(super) struct Guest {
     memory_bytes: usize,
     memory_denied: bool,
+    memory_peak: usize,
 }
 
 impl ResourceLimiter for Guest {
@@ -84,6 +85,9 @@ impl ResourceLimiter for Guest {
     ) -> wasmtime::Result<bool> {
         let allowed = desired <= self.memory_bytes;
         self.memory_denied |= !allowed;
+        if allowed {
+            self.memory_peak = self.memory_peak.max(desired);
+        }
         Ok(allowed)
     }
 
@@ -271,6 +275,7 @@ impl Sandbox {
         let guest = Guest {
             memory_bytes: self.limits.memory_bytes,
             memory_denied: false,
+            memory_peak: 0,
         };
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| guest);
@@ -286,7 +291,13 @@ impl Sandbox {
         let result = run(&mut store);
         let left = store.get_fuel().unwrap_or(0);
         let burnt = self.limits.fuel.saturating_sub(left);
-        loaded.counters.fuel.fetch_add(burnt, Ordering::Relaxed);
+        let counters = &loaded.counters;
+        counters.fuel.fetch_add(burnt, Ordering::Relaxed);
+        counters.fuel_peak.fetch_max(burnt, Ordering::Relaxed);
+        let memory_peak = store.data().memory_peak as u64;
+        counters
+            .memory_peak
+            .fetch_max(memory_peak, Ordering::Relaxed);
         result.map_err(|error| {
             let bounds = Bounds {
                 fuel: self.limits.fuel,
