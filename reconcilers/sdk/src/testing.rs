@@ -28,9 +28,9 @@ use kinfold_laws::{self as laws, Failure, Kind, Samples, Settings, Subject, Verd
 
 use crate::{DataType, Dot, Event, Item, Outcome, Reconciler, Sibling};
 
-/// How many cases a test tries: moments, and ten times what an upload is checked
-/// with.
-pub const DEFAULT_CASES: u64 = 10_000;
+/// How many cases a test tries, some forty folds each: a moment, and twice what an
+/// upload is checked with.
+pub const DEFAULT_CASES: u64 = 2_000;
 
 /// Fails the test with a counterexample if there is one, and when nothing could
 /// be checked at all.
