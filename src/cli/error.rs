@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use hyper::StatusCode;
 
 use super::check::CheckError;
+use super::reconciler::{BuildError, NewError};
 use crate::client::{ClientError, Reply};
 use crate::config::ConfigError;
 use crate::logging::LoggingError;
@@ -59,6 +60,10 @@ pub enum CliError {
     #[error(transparent)]
     Check(#[from] CheckError),
     #[error(transparent)]
+    New(#[from] NewError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
     Logging(#[from] LoggingError),
@@ -103,6 +108,7 @@ impl CliError {
             )
             | CliError::Config(_)
             | CliError::Logging(_)
+            | CliError::New(NewError::Name { .. })
             | CliError::Usage(_) => 2,
             CliError::Refused { status, .. } => match *status {
                 StatusCode::NOT_FOUND => 3,

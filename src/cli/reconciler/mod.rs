@@ -13,11 +13,18 @@ use super::error::CliError;
 use super::output::cell;
 use crate::client::segment;
 
+mod build;
 mod delete;
 mod list;
+mod new;
 mod push;
 mod rollback;
 mod show;
+mod toolchain;
+mod vendored;
+
+pub use build::BuildError;
+pub use new::NewError;
 
 /// How many hex digits of a digest people are shown: enough to tell apart the
 /// versions of a module.
@@ -25,6 +32,11 @@ const SHORT_DIGEST_CHARS: usize = 12;
 
 #[derive(Subcommand, Debug)]
 pub enum ReconcilerCommand {
+    /// Make a crate with a merge to begin with
+    #[command(after_help = new::EXAMPLES)]
+    New(new::NewArgs),
+    /// Build a crate into a module
+    Build(build::BuildArgs),
     /// Upload a module
     #[command(after_help = push::EXAMPLES)]
     Push(push::PushArgs),
@@ -43,6 +55,8 @@ pub enum ReconcilerCommand {
 
 pub async fn run(common: &Common, command: ReconcilerCommand) -> Result<(), CliError> {
     match command {
+        ReconcilerCommand::New(args) => new::run(common, args),
+        ReconcilerCommand::Build(args) => build::run(common, &args),
         ReconcilerCommand::Push(args) => push::run(common, args).await,
         ReconcilerCommand::List => list::run(common).await,
         ReconcilerCommand::Show(args) => show::run(common, args).await,

@@ -210,6 +210,12 @@ impl Sandbox {
         &self.limits
     }
 
+    /// The component that a core module with an embedded type is made into on
+    /// arrival; a component stays as it is. [`Sandbox::prepare`] does this too.
+    pub fn encode(&self, bytes: &[u8]) -> Result<Vec<u8>, InvalidModule> {
+        encode(&self.engine, bytes)
+    }
+
     /// Makes a module of uploaded bytes, without keeping it loaded. Blocks while
     /// it compiles (tens of milliseconds).
     pub fn prepare(&self, bytes: &[u8]) -> Result<Arc<Loaded>, InvalidModule> {
