@@ -75,6 +75,10 @@ impl Modules for ModuleShelf {
         }
     }
 
+    fn unload(&self, digest: Digest) {
+        self.registry.sandbox().unload(digest);
+    }
+
     fn inspect(&self, bytes: &Bytes, accept_unlawful: bool) -> Result<ModuleInfo, ModuleError> {
         let seed = self.dice.lock().map_err(storage)?.next_u64();
         match self.registry.inspect(bytes, accept_unlawful, seed) {
@@ -88,7 +92,8 @@ impl Modules for ModuleShelf {
     }
 
     fn health(&self, digest: Digest) -> ModuleFigures {
-        self.all_health().get(&digest).copied().unwrap_or_default()
+        let loaded = self.registry.sandbox().loaded(digest);
+        loaded.map(|loaded| loaded.figures()).unwrap_or_default()
     }
 
     fn all_health(&self) -> BTreeMap<Digest, ModuleFigures> {

@@ -44,7 +44,7 @@ fn wasm(name: &str) -> Vec<u8> {
 
 /// Uploads the module that misbehaves on request, under this name.
 fn upload_misbehave(cluster: &Cluster, node: usize, name: &str) -> Value {
-    let path = format!("/v1/reconcilers/{name}?accept=unlawful");
+    let path = format!("/v1/reconcilers/{name}?accept=unlawful&timeout_ms=60000");
     cluster
         .at(node)
         .put(&path, wasm("test/misbehave.wasm"))
@@ -118,7 +118,7 @@ fn an_unlawful_module_is_refused_with_a_counterexample() {
         .at(0)
         .put("/v1/reconcilers/lawless?accept=all", bytes.clone())
         .refused(400, "bad_request");
-    let path = "/v1/reconcilers/lawless?accept=unlawful";
+    let path = "/v1/reconcilers/lawless?accept=unlawful&timeout_ms=60000";
     let told = cluster.at(0).put(path, bytes.clone()).is(201).document();
     assert_eq!(told["name"], "lawless");
     assert_eq!(told["size_bytes"], bytes.len());
@@ -167,7 +167,7 @@ fn a_lawful_module_is_taken_and_may_come_as_a_core_module() {
     );
 
     let core = wasm("test/misbehave.core.wasm");
-    let path = "/v1/reconcilers/core?accept=unlawful";
+    let path = "/v1/reconcilers/core?accept=unlawful&timeout_ms=60000";
     let told = cluster.at(1).put(path, core.clone()).is(201).document();
     assert_eq!(
         told["size_bytes"],

@@ -12,6 +12,9 @@ use crate::table_spec::quorum_size;
 /// milliseconds: well above a hedge and a retry on a busy machine, and below
 /// where most clients give up themselves (10 s and more).
 pub const DEFAULT_TIMEOUT_MS: u64 = 5_000;
+/// The same of a change of a table or reconciler, in milliseconds: nodes that lack
+/// a module fetch and compile it in that time.
+pub const DEFAULT_CHANGE_TIMEOUT_MS: u64 = 10_000;
 /// The longest wait that can be asked for, in milliseconds: a request holds its
 /// value in memory for as long.
 pub const MAX_TIMEOUT_MS: u64 = 60_000;
@@ -59,10 +62,10 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
-    /// How long the client is willing to wait.
-    pub fn timeout_ms(&self) -> Result<u64, Problem> {
+    /// How long the client is willing to wait; so long when it does not say.
+    pub fn timeout_ms(&self, default_ms: u64) -> Result<u64, Problem> {
         let Some(text) = self.get("timeout_ms") else {
-            return Ok(DEFAULT_TIMEOUT_MS);
+            return Ok(default_ms);
         };
         Some(text)
             // `parse` would take a sign, too.
@@ -143,7 +146,7 @@ impl Quorum {
                 ));
             }
         };
-        let timeout_ms = query.timeout_ms()?;
+        let timeout_ms = query.timeout_ms(DEFAULT_TIMEOUT_MS)?;
         Ok(Quorum {
             r: count("r", table.r)?,
             w: count("w", table.w)?,

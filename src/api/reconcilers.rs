@@ -5,7 +5,6 @@
 //! it is on the node that answers.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, ETAG, HeaderValue, VARY};
@@ -13,7 +12,7 @@ use hyper::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::problem::{Code, Problem};
-use super::query::Query;
+use super::query::{DEFAULT_CHANGE_TIMEOUT_MS, Query};
 use super::route::Resource;
 use super::service::Service;
 use super::siblings::rfc3339;
@@ -147,16 +146,13 @@ fn describe<S: Service>(
         Some(module) => describe_one(module),
         None => json!({ "digest": definition.current.to_string() }),
     };
-    let tables_by = |pin: Option<Digest>| -> Vec<&str> {
-        let pinned_so = |table: &&Arc<str>| {
+    let tables: Vec<&str> = catalog.tables_of(name).map(AsRef::as_ref).collect();
+    let pinned_by = |digest: Digest| -> Vec<&str> {
+        let pins = |table: &&str| {
             let table = catalog.table(table);
-            table.is_some_and(|table| table.reconciler_digest == pin)
+            table.is_some_and(|table| table.reconciler_digest == Some(digest))
         };
-        catalog
-            .tables_of(name)
-            .filter(pinned_so)
-            .map(AsRef::as_ref)
-            .collect()
+        tables.iter().copied().filter(pins).collect()
     };
     let versions: Vec<Value> = definition
         .modules
@@ -169,7 +165,7 @@ fn describe<S: Service>(
             version["current"] = json!(module.digest == definition.current);
             version["uploaded_at"] = json!(uploaded.map(|entry| rfc3339(entry.at_us)));
             version["uploaded_on"] = json!(uploaded.map(|entry| entry.by.as_ref()));
-            version["pinned_by"] = json!(tables_by(Some(module.digest)));
+            version["pinned_by"] = json!(pinned_by(module.digest));
             version
         })
         .collect();
@@ -184,7 +180,6 @@ fn describe<S: Service>(
             })
         })
         .collect();
-    let tables: Vec<&str> = catalog.tables_of(name).map(AsRef::as_ref).collect();
     document["name"] = json!(name);
     document["versions"] = json!(versions);
     document["history"] = json!(history);
@@ -260,7 +255,7 @@ fn get<S: Service>(service: &S, name: Option<String>, call: &Call) -> Answer {
 
 async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call) -> Answer {
     let query = Query::parse(call.parts.uri.query(), &["accept", "timeout_ms"])?;
-    let timeout_ms = query.timeout_ms()?;
+    let timeout_ms = query.timeout_ms(DEFAULT_CHANGE_TIMEOUT_MS)?;
     let accept_unlawful = match query.get("accept") {
         None => false,
         Some("unlawful") => true,
@@ -322,7 +317,7 @@ async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call) -> 
 pub async fn roll_back<S: Service>(service: &S, name: &str, call: &mut Call) -> Answer {
     require_method(call, Resource::Rollback)?;
     let query = Query::parse(call.parts.uri.query(), &["timeout_ms"])?;
-    let timeout_ms = query.timeout_ms()?;
+    let timeout_ms = query.timeout_ms(DEFAULT_CHANGE_TIMEOUT_MS)?;
     let name = path::name(name)?
         .filter(|name| service.catalog().reconciler(name).is_some())
         .ok_or_else(Problem::no_such_reconciler)?;
@@ -364,7 +359,7 @@ pub async fn roll_back<S: Service>(service: &S, name: &str, call: &mut Call) -> 
 
 async fn delete<S: Service>(service: &S, name: Option<String>, call: &Call) -> Answer {
     let query = Query::parse(call.parts.uri.query(), &["confirm", "timeout_ms"])?;
-    let timeout_ms = query.timeout_ms()?;
+    let timeout_ms = query.timeout_ms(DEFAULT_CHANGE_TIMEOUT_MS)?;
     let name = name
         .filter(|name| service.catalog().reconciler(name).is_some())
         .ok_or_else(Problem::no_such_reconciler)?;

@@ -8,7 +8,7 @@ use hyper::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::problem::{Code, Problem};
-use super::query::Query;
+use super::query::{DEFAULT_CHANGE_TIMEOUT_MS, Query};
 use super::route::Resource;
 use super::service::Service;
 use super::{Answer, Call, path, require_method};
@@ -78,7 +78,7 @@ fn invalid(detail: impl std::fmt::Display) -> Problem {
 
 async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call) -> Answer {
     let query = Query::parse(call.parts.uri.query(), &["timeout_ms"])?;
-    let timeout_ms = query.timeout_ms()?;
+    let timeout_ms = query.timeout_ms(DEFAULT_CHANGE_TIMEOUT_MS)?;
     let name = name
         .filter(|name| table_spec::is_name(name))
         .ok_or_else(|| invalid(format_args!("a table's name has {}", table_spec::NAME_RULE)))?;
@@ -170,7 +170,7 @@ fn warnings<S: Service>(service: &S, definition: &TableDefinition) -> Vec<String
 
 async fn delete<S: Service>(service: &S, name: Option<String>, call: &Call) -> Answer {
     let query = Query::parse(call.parts.uri.query(), &["confirm", "timeout_ms"])?;
-    let timeout_ms = query.timeout_ms()?;
+    let timeout_ms = query.timeout_ms(DEFAULT_CHANGE_TIMEOUT_MS)?;
     let name = name
         .filter(|name| service.tables().contains_key(name.as_str()))
         .ok_or_else(Problem::no_such_table)?;

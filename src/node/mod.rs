@@ -63,6 +63,8 @@ pub trait Modules: Send + Sync + 'static {
     fn bytes(&self, digest: Digest) -> Result<Option<Bytes>, ModuleError>;
     /// Stores bytes that have this digest, and makes them ready to fold.
     fn keep(&self, digest: Digest, bytes: &Bytes) -> Result<(), ModuleError>;
+    /// Makes room: the module need not be ready to fold any more. Its bytes stay.
+    fn unload(&self, digest: Digest);
     /// Says what a module is, after it passed the law check or was let off it.
     fn inspect(&self, bytes: &Bytes, accept_unlawful: bool) -> Result<ModuleInfo, ModuleError>;
     /// How a module has fared.
@@ -283,6 +285,7 @@ impl Node {
                         tracing::error!(%error, "the fresh incarnation could not be stored");
                     }
                 }
+                Effect::ForgetModule { digest } => self.ports.modules.unload(digest),
                 Effect::Published { request, outcome } => {
                     if let Some(operator) = lock(&self.publishing).remove(&request) {
                         // An operator who has gone needs no answer.

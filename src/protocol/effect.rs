@@ -117,6 +117,8 @@ pub enum Effect {
         request: RequestId,
         outcome: Result<Applied, PublishRefused>,
     },
+    /// No reconciler has this module any more: what is kept of it in memory may go.
+    ForgetModule { digest: Digest },
 }
 
 /// Which of several files a hint lies in, and its place there. A hint that is

@@ -188,7 +188,10 @@ impl World {
                     let twice = self.outcomes.insert(request, outcome).is_some();
                     assert!(!twice, "an operator was answered twice");
                 }
-                Effect::CatalogChanged | Effect::MembersChanged | Effect::Fault { .. } => {}
+                Effect::ForgetModule { .. }
+                | Effect::CatalogChanged
+                | Effect::MembersChanged
+                | Effect::Fault { .. } => {}
             }
         }
     }

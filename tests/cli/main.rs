@@ -404,6 +404,62 @@ fn modules_are_checked_pushed_and_listed() {
         "{list}"
     );
 
+    // Another version, looked at, taken back, and all of it forgotten.
+    let union = prebuilt("cart-union.wasm");
+    run(
+        &cluster,
+        0,
+        &["reconciler", "push", &union, "--name", "mine"],
+    )
+    .code(0);
+    let shown = run(&cluster, 0, &["reconciler", "show", "mine", "--json"])
+        .code(0)
+        .json();
+    let versions = shown["versions"].as_array().expect("versions");
+    assert_eq!(versions.len(), 2);
+    let short = |version: &Value| {
+        let digest = version["digest"].as_str().expect("a digest");
+        digest["sha256:".len()..][..12].to_owned()
+    };
+    let (first, second) = (short(&versions[0]), short(&versions[1]));
+    let text = run(&cluster, 0, &["reconciler", "show", "mine"])
+        .code(0)
+        .text();
+    for said in [&first[..], &second, "no table uses it", "uploaded"] {
+        assert!(text.contains(said), "{said} is not in {text}");
+    }
+    let rolled = run(&cluster, 0, &["reconciler", "rollback", "mine"]);
+    assert_eq!(
+        rolled.code(0).text().trim(),
+        format!("mine: {second} → {first}")
+    );
+    run(
+        &cluster,
+        0,
+        &["reconciler", "rollback", "mine", &second[..8]],
+    )
+    .code(0);
+    run(&cluster, 0, &["reconciler", "rollback", "mine", "zz"])
+        .code(2)
+        .says("kinfold reconciler show mine");
+    run(&cluster, 0, &["reconciler", "rollback", "lww"])
+        .code(4)
+        .says("no_earlier_version");
+    run(&cluster, 0, &["reconciler", "delete", "mine"])
+        .code(2)
+        .says("--yes");
+    run(
+        &cluster,
+        0,
+        &["reconciler", "delete", "cart-union", "--yes"],
+    )
+    .code(4)
+    .says("built in");
+    run(&cluster, 0, &["reconciler", "delete", "mine", "--yes"]).code(0);
+    run(&cluster, 0, &["reconciler", "show", "mine"])
+        .code(3)
+        .says("no_such_reconciler");
+
     // Without a server, too.
     let alone = |arguments: &[&str]| -> Ran {
         command("http://127.0.0.1:1", arguments)

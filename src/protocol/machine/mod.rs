@@ -35,7 +35,7 @@ pub use client::MAX_REQUEST_BYTES;
 pub use counters::Counters;
 pub use exchange::{MAX_SESSIONS, Upkeep};
 pub use filling::Transfer;
-pub use publish::PublishRefused;
+pub use publish::{KEEP_IDLE_MS, PublishRefused};
 pub use upkeep::{MEMBERSHIP_RECORD, RecordError};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

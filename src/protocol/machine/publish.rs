@@ -44,6 +44,11 @@ pub const REPEAT_MS: u64 = 500;
 /// up, or is gone.
 pub const OFFER_KEEP_MS: u64 = 10 * REPEAT_MS;
 
+/// How long a module is kept ready that no reconciler has and nobody offers: its
+/// reconciler was deleted, or its upload met no majority. Longer than any change
+/// takes, so that none loses its module on the way.
+pub const KEEP_IDLE_MS: u64 = 600_000;
+
 /// Why a change was not published.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PublishRefused {
@@ -107,6 +112,8 @@ pub(super) struct Publishing {
     adoptions: BTreeMap<(NodeId, MessageId), u64>,
     /// Which revision is on disk.
     durable: u64,
+    /// Modules that are held for nothing, and since when.
+    idle_since_ms: BTreeMap<Digest, u64>,
 }
 
 impl Publishing {
@@ -123,6 +130,11 @@ impl Publishing {
 }
 
 impl Machine {
+    /// Whether this node can fold with a module.
+    pub fn holds_module(&self, digest: Digest) -> bool {
+        self.modules_held.contains(&digest)
+    }
+
     /// An operator wants a change.
     pub(super) fn on_publish(
         &mut self,
@@ -317,6 +329,29 @@ impl Machine {
         let requests: Vec<RequestId> = self.publishing.publications.keys().copied().collect();
         for request in requests {
             self.advance(request);
+        }
+    }
+
+    /// Lets go of modules that have been of no use for long: there is room for so
+    /// many only.
+    pub(super) fn forget_idle_modules(&mut self) {
+        let now_ms = self.now.monotonic_ms;
+        let mut wanted: BTreeSet<Digest> = self.catalog().digests().into_iter().collect();
+        wanted.extend(self.publishing.offered().map(|(_, digest)| digest));
+        for publication in self.publishing.publications.values() {
+            if let Round::Offering { digests } = &publication.round {
+                wanted.extend(digests);
+            }
+        }
+        let idle: Vec<Digest> = self.modules_held.difference(&wanted).copied().collect();
+        let since_ms = &mut self.publishing.idle_since_ms;
+        since_ms.retain(|digest, _| idle.contains(digest));
+        for digest in idle {
+            if now_ms >= *since_ms.entry(digest).or_insert(now_ms) + KEEP_IDLE_MS {
+                since_ms.remove(&digest);
+                self.modules_held.remove(&digest);
+                self.out.push(Effect::ForgetModule { digest });
+            }
         }
     }
 

@@ -69,6 +69,7 @@ impl Machine {
             }
             self.deliver_hints();
             self.fetch_modules();
+            self.forget_idle_modules();
         }
         self.finish_hints();
         self.notice_sleep();

@@ -8,7 +8,7 @@ use crate::clock::Dice;
 use crate::protocol::catalog::{
     Applied, Catalog, ChangeRefused, Lawfulness, ModuleInfo, ModuleKind, TableDefinition,
 };
-use crate::protocol::machine::{MEMBERSHIP_RECORD, Machine, PublishRefused};
+use crate::protocol::machine::{KEEP_IDLE_MS, MEMBERSHIP_RECORD, Machine, PublishRefused};
 use crate::protocol::sabotage::{self, Variant};
 use crate::store::Store;
 
@@ -373,4 +373,27 @@ fn a_change_that_is_refused_is_refused_at_once() {
         panic!("{again:?}");
     };
     assert!(!applied.changed && !applied.created);
+}
+
+#[test]
+fn modules_of_no_use_are_let_go_of_and_come_back() {
+    let mut world = world(6, 3, 0);
+    taken(&mut world, 0, &upload("mine", "one"));
+    taken(&mut world, 0, &upload("mine", "two"));
+    let delete = CatalogChange::DeleteReconciler {
+        name: "mine".into(),
+    };
+    taken(&mut world, 0, &delete);
+    let held = |world: &World, node: usize| {
+        let machine = world.machine(node).expect("it is up");
+        machine.holds_module(Digest::of(b"one"))
+    };
+    world.run(KEEP_IDLE_MS / 2);
+    assert!(held(&world, 0), "it may be wanted yet");
+    let gone = |world: &World| (0..3).all(|node| !held(world, node));
+    assert!(world.run_until(KEEP_IDLE_MS, gone));
+    taken(&mut world, 1, &upload("mine", "one"));
+    assert!(world.run_until(PATIENCE_MS, |world| {
+        (0..3).all(|node| held(world, node))
+    }));
 }

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
+use crate::protocol::catalog::{Digest, Lawfulness, ModuleInfo, ModuleKind};
 use crate::protocol::catalog::{QuorumSize, TableDefinition};
 use crate::protocol::context::Context;
-use crate::protocol::effect::{Effect, Input, JobId, RequestId};
+use crate::protocol::dot::{Actor, Dot, Epoch};
+use crate::protocol::effect::{Effect, GuestReply, GuestRequest, Input, JobId, RequestId};
 use crate::protocol::id::{ItemKey, Partition};
 use crate::protocol::membership::{Identity, Pace};
+use crate::protocol::replica::Row;
+use crate::protocol::siblings::Version;
 use crate::protocol::time::Now;
 
 /// A node alone whose store keeps everything in hand until it is told.
@@ -20,6 +24,10 @@ struct Alone {
     /// Writes that the store has not done yet.
     stored_later: VecDeque<(JobId, StoreRequest)>,
     answers: Vec<(RequestId, Response)>,
+    /// What every read finds.
+    row: Option<Row>,
+    /// Guests that were asked and have not answered.
+    guests: VecDeque<(JobId, GuestRequest)>,
 }
 
 impl Alone {
@@ -47,6 +55,8 @@ impl Alone {
             now,
             stored_later: VecDeque::new(),
             answers: Vec::new(),
+            row: None,
+            guests: VecDeque::new(),
         };
         alone.carry_out(effects);
         let definition = TableDefinition {
@@ -78,6 +88,10 @@ impl Alone {
             match effect {
                 Effect::Store { job, request } => match request {
                     StoreRequest::Update { .. } => self.stored_later.push_back((job, request)),
+                    StoreRequest::Read { .. } => {
+                        let reply = Ok(StoreReply::Row(self.row.clone()));
+                        self.step(Input::Stored { job, reply });
+                    }
                     StoreRequest::CountHints => {
                         let reply = Ok(StoreReply::HintCounts(Vec::new()));
                         self.step(Input::Stored { job, reply });
@@ -95,6 +109,7 @@ impl Alone {
                     }
                 },
                 Effect::Respond { request, response } => self.answers.push((request, response)),
+                Effect::Guest { job, request } => self.guests.push_back((job, request)),
                 _ => {}
             }
         }
@@ -146,4 +161,105 @@ fn bytes_in_hand_are_bounded_and_given_back() {
     // Alone, one of any size is taken.
     alone.put(5, MAX_REQUEST_BYTES + 1);
     assert_eq!((alone.answers.len(), alone.stored_later.len()), (4, 1));
+}
+
+fn module(text: &str) -> ModuleInfo {
+    ModuleInfo {
+        digest: Digest::of(text.as_bytes()),
+        size_bytes: 1,
+        kind: ModuleKind::Reconciler,
+        eager: false,
+        summary: "".into(),
+        version: text.into(),
+        lawfulness: Lawfulness::Unchecked,
+        built_in: false,
+    }
+}
+
+/// Two siblings.
+fn conflict() -> Row {
+    let sibling = |counter| {
+        let actor = Actor {
+            node: NodeId::of("a"),
+            epoch: Epoch(counter),
+        };
+        let version = Version {
+            value: Some(Bytes::from(counter.to_string())),
+            content_type: "a/b".into(),
+            written_at_us: 1,
+            stands_for: None,
+        };
+        SiblingSet::delta(&Context::new(), Dot { actor, counter: 1 }, version)
+    };
+    let mut set = sibling(1);
+    set.sync(&sibling(2));
+    let minted = None;
+    Row { minted, set }
+}
+
+#[test]
+fn a_request_folds_with_the_digest_that_its_table_had_when_it_began() {
+    let mut alone = Alone::new();
+    let change = |alone: &mut Alone, text: &str| {
+        let module = module(text);
+        let (_, effects) = alone.machine.change_catalog(alone.now, |catalog| {
+            catalog.set_reconciler("mine", module);
+            let definition = TableDefinition {
+                reconciler: Some("mine".into()),
+                ..catalog.table("t").cloned().unwrap_or_default()
+            };
+            catalog.set_table("t", definition);
+        });
+        alone.carry_out(effects);
+    };
+    change(&mut alone, "first");
+    alone.row = Some(conflict());
+    let table = alone.machine.tables()["t"].id;
+    let get = |alone: &mut Alone, request: u64| {
+        let item = ItemRequest {
+            table,
+            partition: Partition(0),
+            key: ItemKey::new(table, b"k", None),
+            ask: Ask::Get { raw: false },
+            r: 1,
+            w: 1,
+            strict: false,
+            timeout_ms: 1_000,
+        };
+        let request = RequestId(request);
+        alone.step(Input::Client { request, item });
+    };
+    get(&mut alone, 1);
+    change(&mut alone, "second");
+    get(&mut alone, 2);
+    for text in ["first", "second"] {
+        let (job, request) = alone.guests.pop_front().expect("it folds");
+        assert_eq!(request.digest, Digest::of(text.as_bytes()));
+        let reply = GuestReply::Done {
+            value: Some(Bytes::from_static(b"folded")),
+            view: None,
+        };
+        alone.step(Input::Guest { job, reply });
+        let Some((_, Response::Value(answer))) = alone.answers.pop() else {
+            panic!("no value");
+        };
+        let by = answer.folded_by.expect("a module");
+        assert_eq!(by.1, Digest::of(text.as_bytes()));
+    }
+}
+
+#[test]
+fn a_record_from_before_histories_is_read() {
+    let mut alone = Alone::new();
+    let (_, effects) = alone.machine.change_catalog(alone.now, |catalog| {
+        catalog.set_reconciler("mine", module("first"));
+    });
+    alone.carry_out(effects);
+    let mut record = alone.machine.record();
+    assert_eq!((record[0], record.pop()), (3, Some(0)), "no history yet");
+    record[0] = 2;
+    let read = Machine::read_record(&record).expect("it is read");
+    assert_eq!(read.catalog, *alone.machine.catalog());
+    record.pop();
+    assert!(Machine::read_record(&record).is_err(), "damaged");
 }
