@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use hyper::StatusCode;
 
 use super::check::CheckError;
+use super::reconciler::simulate::TrialError;
 use crate::client::{ClientError, Reply};
 use crate::config::ConfigError;
 use crate::logging::LoggingError;
@@ -53,6 +54,8 @@ pub enum CliError {
     },
     #[error(transparent)]
     Check(#[from] CheckError),
+    #[error(transparent)]
+    Trial(#[from] TrialError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]

@@ -57,33 +57,36 @@ fn violation(run: &Run, invariant: u8, item: Option<usize>, what: String) -> Vio
     }
 }
 
-/// Waits until everyone serves and no hint is left.
-pub(super) fn settle(run: &mut Run) -> Result<(), Violation> {
-    if !run.world.run_until(SETTLES_WITHIN_MS, World::is_settled) {
-        let why = run.world.unrest().unwrap_or_default();
+/// Waits until everyone serves, no hint is left and the replicas agree.
+pub(super) fn settle(world: &mut World) -> Result<(), Violation> {
+    let violation = |world: &World, invariant, what| Violation {
+        invariant,
+        item: None,
+        at_ms: world.now_ms,
+        what,
+    };
+    if !world.run_until(SETTLES_WITHIN_MS, World::is_settled) {
+        let why = world.unrest().unwrap_or_default();
         let what = format!("the cluster did not settle after it was healed: {why}");
-        return Err(violation(run, 0, None, what));
+        return Err(violation(world, 0, what));
     }
-    if !run
-        .world
-        .run_until(HINTS_WITHIN_MS, |world| world.hints() == 0)
-    {
-        let what = format!("{} hints were not delivered", run.world.hints());
-        return Err(violation(run, 2, None, what));
+    if !world.run_until(HINTS_WITHIN_MS, |world| world.hints() == 0) {
+        let what = format!("{} hints were not delivered", world.hints());
+        return Err(violation(world, 2, what));
     }
     // What is forgotten from here on would only blur what is looked at.
-    let upkeep = run.world.settings.upkeep;
-    run.world.set_upkeep(Upkeep {
+    let upkeep = world.settings.upkeep;
+    world.set_upkeep(Upkeep {
         reap_after_ms: 1 << 40,
         ..upkeep
     });
-    let agreed = run.world.run_until(AGREES_WITHIN_MS, |world| {
+    let agreed = world.run_until(AGREES_WITHIN_MS, |world| {
         world.is_settled() && world.disagreement().is_none()
     });
     if !agreed {
-        let why = run.world.disagreement();
+        let why = world.disagreement();
         let what = format!("the replicas do not agree: {}", why.unwrap_or_default());
-        return Err(violation(run, 2, None, what));
+        return Err(violation(world, 2, what));
     }
     Ok(())
 }
@@ -157,7 +160,7 @@ pub fn check(run: &mut Run) -> Result<(), Violation> {
     if let Some(violation) = &run.world.violation {
         return Err(violation.clone());
     }
-    settle(run)?;
+    settle(&mut run.world)?;
     run.give_up();
     let items = run.items.len();
     if !run.plan.faults.has_any(&HINTS_ARE_LOST_BY) {

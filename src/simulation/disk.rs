@@ -102,6 +102,9 @@ impl Disk {
 impl World {
     /// A node asks its store something.
     pub(super) fn ask_store(&mut self, node: usize, job: JobId, request: StoreRequest) {
+        if let Some(ledger) = &mut self.scene.ledger {
+            ledger.stores(&request);
+        }
         let life = self.nodes[node].life;
         let slowness = self.nodes[node].disk.slowness * self.slowness(node);
         let in_ms = self.below(self.settings.commit_max_ms + 1) * slowness;
@@ -206,6 +209,9 @@ impl World {
                 Outcome::Written(written) => {
                     self.row_writes += 1;
                     brought.extend(values(&written.delta));
+                    if let Some(ledger) = &mut self.scene.ledger {
+                        ledger.stored(node, self.now_ms, &key, &written.delta);
+                    }
                     let newest = written.delta.siblings().map(|(_, v)| v.written_at_us).max();
                     if newest <= seen_us {
                         self.violated(3, Some(&key), || {

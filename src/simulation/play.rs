@@ -97,8 +97,19 @@ impl World {
                 self.step(node, Input::Stored { job, reply });
             }
             Event::Guest {
-                node, job, reply, ..
-            } => self.step(node, Input::Guest { job, reply }),
+                node,
+                life,
+                job,
+                reply,
+            } => {
+                if let Some(ledger) = &mut self.scene.ledger {
+                    ledger.decide(node, life, job);
+                }
+                self.step(node, Input::Guest { job, reply });
+                if let Some(ledger) = &mut self.scene.ledger {
+                    ledger.decided();
+                }
+            }
         }
     }
 

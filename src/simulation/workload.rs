@@ -256,7 +256,7 @@ impl Run {
         self.world.heal();
         self.world.run(2_000);
         self.collect();
-        match super::check::settle(self) {
+        match super::check::settle(&mut self.world) {
             Ok(()) => self.nemesis.refilled(),
             Err(violation) => {
                 self.world.violation = self.world.violation.take().or(Some(violation))

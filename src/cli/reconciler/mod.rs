@@ -14,6 +14,7 @@ use super::output::cell;
 
 mod list;
 mod push;
+pub(super) mod simulate;
 
 /// How many hex digits of a digest people are shown: enough to tell apart the
 /// versions of a module.
@@ -28,6 +29,8 @@ pub enum ReconcilerCommand {
     List,
     /// Search for siblings that a module folds wrong, without a server
     Check(CheckArgs),
+    /// Play clusters that fold with a module while the network between them fails
+    Simulate(simulate::SimulateArgs),
 }
 
 pub async fn run(common: &Common, command: ReconcilerCommand) -> Result<(), CliError> {
@@ -35,6 +38,7 @@ pub async fn run(common: &Common, command: ReconcilerCommand) -> Result<(), CliE
         ReconcilerCommand::Push(args) => push::run(common, args).await,
         ReconcilerCommand::List => list::run(common).await,
         ReconcilerCommand::Check(args) => check::run(common, &args),
+        ReconcilerCommand::Simulate(args) => simulate::run(common, &args),
     }
 }
 
