@@ -59,6 +59,11 @@ pub enum Variant {
     ExchangeOneWay,
     /// Rows that go are not taken out of the trees.
     TreesKeepTheGone,
+    /// A node whose disk was wiped counts its own copy towards reads before it is
+    /// filled again.
+    UnfilledCounts,
+    /// A store takes the old row out and puts the new one in, in two commits.
+    RowInTwoBatches,
 }
 
 /// Whether the variant is on.

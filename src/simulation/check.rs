@@ -35,7 +35,9 @@ const MAX_ACTORS: usize = DEFAULT_MAX_ACTORS as usize;
 
 /// Faults after which hints alone need not bring every replica up to date: what
 /// was in a process's memory is gone, or a hint could not be written.
-const HINTS_ARE_LOST_BY: [FaultKind; 10] = [
+const HINTS_ARE_LOST_BY: [FaultKind; 12] = [
+    FaultKind::TornWrites,
+    FaultKind::LyingDisk,
     FaultKind::Kill,
     FaultKind::PowerLoss,
     FaultKind::DiskFull,
@@ -305,8 +307,8 @@ fn check_counter(run: &mut Run, item: usize) -> Checked {
 
 /// A client was shown a register's siblings. 4: somebody wrote each of them. And
 /// what strict quorums promise: with R + W > N, whatever was acknowledged before
-/// the read began was seen by what it shows. (Not where disks lose what they
-/// held, and not while members change.)
+/// the read began was seen by what it shows. (Not where disks go back to what they
+/// held once, and not while members change.)
 pub(super) fn on_shown(
     world: &mut World,
     plan: &Plan,
@@ -324,9 +326,10 @@ pub(super) fn on_shown(
             world.violated(4, Some(&history.item), || format!("nobody wrote {value}"));
         }
     }
-    if strict && !forgets(history.table.kind, set) && is_steady(plan) {
+    if strict && !forgets(history.table.kind, set) {
         let n = history.table.n.min(plan.settings.nodes as u32);
-        for promised in &history.strict {
+        let strict = history.strict.iter();
+        for promised in strict.filter(|promised| plan.promises_reads(promised.w)) {
             let value = history.writes[promised.write].value.as_ref();
             let dot = value.and_then(|value| world.dots.get(value)).copied();
             let Some(dot) = dot else { continue };
@@ -354,7 +357,7 @@ pub(super) fn on_absent(world: &mut World, plan: &Plan, history: &History, asked
         .iter()
         .find(|promised| promised.w == n && promised.at_ms < asked_ms);
     if let Some(promised) = known
-        && is_steady(plan)
+        && plan.promises_reads(n)
     {
         let at_ms = promised.at_ms;
         world.violated(8, Some(&history.item), || {
@@ -370,9 +373,4 @@ pub(super) fn on_absent(world: &mut World, plan: &Plan, history: &History, asked
 /// that keeps few actors, or in an item that as many have written as are kept.
 fn forgets(kind: Kind, set: &SiblingSet) -> bool {
     kind == (Kind::Register { forgets: true }) || set.context().len() >= MAX_ACTORS
-}
-
-/// Whether every primary holds for good what it once acknowledged.
-fn is_steady(plan: &Plan) -> bool {
-    !plan.destroys() && !plan.faults.has(FaultKind::Join)
 }

@@ -25,6 +25,7 @@ pub mod explore;
 pub mod faults;
 mod guests;
 pub mod history;
+mod kinds;
 pub mod members;
 #[cfg(test)]
 mod model;

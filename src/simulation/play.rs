@@ -20,6 +20,8 @@ const REPEATED_WITHIN_MS: u64 = 50;
 pub(super) struct Doom {
     pub after_events: u64,
     pub silent: bool,
+    /// Whether its store is being written at that moment.
+    pub torn: bool,
 }
 
 impl Event {
@@ -139,10 +141,7 @@ impl World {
         };
         let mut effects = machine.step(now, input);
         let ends = match self.nodes[node].doomed {
-            Some(Doom {
-                after_events: 0,
-                silent,
-            }) => Some(silent),
+            Some(doom) if doom.after_events == 0 => Some(doom),
             _ => None,
         };
         if ends.is_some() {
@@ -150,8 +149,11 @@ impl World {
             effects.truncate(done);
         }
         self.carry_out(node, effects);
-        if let Some(silent) = ends {
-            self.end(node, silent);
+        if let Some(doom) = ends {
+            if doom.torn {
+                self.tear(node);
+            }
+            self.end(node, doom.silent);
         }
     }
 

@@ -70,7 +70,7 @@ const MAX_ACTORS: u32 = 1_000;
 
 /// The kinds of faults that a trial may have: those after which every
 /// acknowledged write is still there and the members are the same.
-pub const FAULTS: [FaultKind; 13] = [
+pub const FAULTS: [FaultKind; 14] = [
     FaultKind::Delay,
     FaultKind::Loss,
     FaultKind::Duplication,
@@ -82,6 +82,7 @@ pub const FAULTS: [FaultKind; 13] = [
     FaultKind::Pause,
     FaultKind::Kill,
     FaultKind::PowerLoss,
+    FaultKind::TornWrites,
     FaultKind::ClockStep,
     FaultKind::ClockDrift,
 ];
