@@ -233,6 +233,7 @@ impl World {
     /// The power fails while the files of a node are being written: of what waits for
     /// each, some is durable, from the front, and nobody was told.
     pub(super) fn tear(&mut self, node: usize) {
+        self.nodes[node].disk.slowness = 1;
         if self.nodes[node].disk.full {
             return;
         }

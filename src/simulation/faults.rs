@@ -241,6 +241,8 @@ impl Nemesis {
             }
             FaultKind::TornWrites if is_up => {
                 let after_events = 1 + self.below(CRASH_WITHIN_EVENTS);
+                // Writes pile up before it, so that there is something to tear.
+                world.nodes[node].disk.slowness = SLOWNESS;
                 world.nodes[node].doomed = Some(Doom {
                     after_events,
                     silent: true,
@@ -406,7 +408,10 @@ impl Nemesis {
             Cure::QuickDisk(node) => world.nodes[node].disk.slowness = 1,
             Cure::Resume(node) => world.resume(node),
             Cure::Start(node) => {
-                world.nodes[node].doomed = None;
+                let doomed = world.nodes[node].doomed.take();
+                if doomed.is_some_and(|doom| doom.torn) {
+                    world.nodes[node].disk.slowness = 1;
+                }
                 let returns = matches!(
                     world.nodes[node].standing,
                     Standing::Member | Standing::Leaving

@@ -268,6 +268,15 @@ fn the_built_ins_converge_in_the_real_sandbox() {
     }
 }
 
+/// It strings the values together when they ask for nothing else.
+#[test]
+fn an_unlawful_module_diverges_in_the_real_sandbox() {
+    let sandbox = Arc::new(Sandbox::new(SandboxLimits::default(), None).unwrap());
+    let misbehave = include_bytes!("../../../reconcilers/prebuilt/test/misbehave.wasm");
+    let subject = subject(&sandbox, misbehave, None, 0).unwrap();
+    diverges(&subject, &["order-free", "idempotent", "regroupable"], 2);
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trial() {
     let sum = folding(|siblings| {
