@@ -47,7 +47,7 @@ fn a_concatenation_is_shown_with_the_command_that_plays_it_again() {
     let found = simulate(&arguments).code(1);
     let text = found.text();
     assert!(text.contains("does not converge"), "{text}");
-    assert!(text.contains("writes \"x\""), "{text}");
+    assert!(text.contains("  writes "), "{text}");
     assert!(text.contains("^"), "what differs is marked: {text}");
     let found = found.says("does not converge").says("--seed");
 

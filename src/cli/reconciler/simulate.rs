@@ -202,12 +202,14 @@ fn command(args: &SimulateArgs, plan: &Plan) -> String {
     let samples = samples.map_or_else(String::new, |folder| {
         format!(" --samples {}", folder.display())
     });
+    // So many places tell milliseconds apart.
+    let minutes = format!("{:.5}", plan.lasts_ms as f64 / MS_PER_MINUTE);
     format!(
         "kinfold reconciler simulate {}{samples} --seed {} --nodes {} --minutes {} --faults {}",
         args.file.display(),
         plan.seed,
         plan.nodes,
-        plan.lasts_ms as f64 / MS_PER_MINUTE,
+        minutes.trim_end_matches('0').trim_end_matches('.'),
         plan.faults
     )
 }
@@ -326,7 +328,7 @@ fn converges(
     }
     let minutes = total.simulated_ms as f64 / MS_PER_MINUTE;
     output.line(&format!(
-        "{module} converges: nothing else was found in {} clusters of {} nodes, \
+        "{module} converges: no divergence in {} clusters of {} nodes, \
          {minutes:.1} simulated minutes (seed {seed})\n",
         total.clusters, args.nodes
     ))?;

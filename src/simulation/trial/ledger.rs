@@ -3,8 +3,8 @@
 //!
 //! Promises: of two versions that hold the same writes the ledger knows both, and
 //! where and when each was made; the first two that differ are the finding. Each
-//! fold is also held against what the same writes give when they meet all at once,
-//! and in another order. Where it cannot be told what a version is made of, it is
+//! fold is also held against what the same writes give when they meet all at once.
+//! Where it cannot be told what a version is made of, it is
 //! left out, never guessed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -366,10 +366,6 @@ impl Ledger {
         if matches!(self.all[number].made, Made::Applied(_)) || known != number {
             return;
         }
-        let mut backwards = self.all[number].inputs.clone();
-        backwards.sort_by_key(|input| self.all[*input].sibling.dot);
-        backwards.reverse();
-        self.hold_against(number, Made::FoldedAsListed, backwards);
         if writes.len() <= MAX_AT_ONCE {
             self.hold_against(number, Made::Folded, writes.into_iter().collect());
         }

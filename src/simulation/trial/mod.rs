@@ -498,7 +498,10 @@ impl Run<'_> {
         };
         for turn in 0..ORDERS {
             let mut order = numbers.clone();
-            for at in (1..order.len()).rev() {
+            // Nodes fold in the order of the dots: backwards is what no node did.
+            order.sort_by_key(|number| std::cmp::Reverse(ledger.all[*number].sibling.dot));
+            let shuffled = if turn == 0 { 0 } else { order.len() };
+            for at in (1..shuffled).rev() {
                 let other = orders[(turn * 16 + at) % orders.len()] as usize % (at + 1);
                 order.swap(at, other);
             }

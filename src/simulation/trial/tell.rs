@@ -61,6 +61,10 @@ pub fn shown(value: &[u8]) -> String {
     let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(value).is_ok();
     let text = match std::str::from_utf8(value) {
         Ok(text) if is_json => text.to_owned(),
+        // A bare word looks the same as a number beside it, which may be JSON.
+        Ok(text) if !text.is_empty() && text.chars().all(|char| char.is_ascii_graphic()) => {
+            text.to_owned()
+        }
         Ok(text) if !text.chars().any(|char| char.is_control() && char != '\n') => {
             format!("{text:?}")
         }
@@ -249,12 +253,21 @@ impl Teller<'_> {
         }
     }
 
+    /// Whether the writes themselves were folded, with no fold among them.
+    fn is_at_once(&self, number: Number) -> bool {
+        let inputs = &self.ledger.all[number].inputs;
+        inputs
+            .iter()
+            .all(|input| self.ledger.all[*input].is_write())
+    }
+
     fn path(&self, number: Number) -> Path {
         let derived = &self.ledger.all[number];
         let at = seconds(derived.at_ms);
         let place = match (derived.node, &derived.made) {
             (Some(node), _) => format!("n{node}, at {at}"),
             (None, Made::FoldedAsListed) => "in another order".to_owned(),
+            (None, Made::Folded) if self.is_at_once(number) => "all at once".to_owned(),
             (None, Made::Folded) => "had they met this way".to_owned(),
             (None, _) => format!("{}, at {at}", self.node(number)),
         };

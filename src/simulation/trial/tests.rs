@@ -151,11 +151,7 @@ fn a_concatenation_diverges() {
         let values = siblings.iter().filter_map(|s| s.version.value.as_deref());
         Some(values.collect::<Vec<_>>().concat())
     });
-    diverges(
-        &concatenation,
-        &["order-free", "idempotent", "regroupable"],
-        2,
-    );
+    diverges(&concatenation, &["idempotent", "regroupable"], 3);
 }
 
 #[test]
@@ -274,7 +270,7 @@ fn an_unlawful_module_diverges_in_the_real_sandbox() {
     let sandbox = Arc::new(Sandbox::new(SandboxLimits::default(), None).unwrap());
     let misbehave = include_bytes!("../../../reconcilers/prebuilt/test/misbehave.wasm");
     let subject = subject(&sandbox, misbehave, None, 0).unwrap();
-    diverges(&subject, &["order-free", "idempotent", "regroupable"], 2);
+    diverges(&subject, &["idempotent", "regroupable"], 3);
 }
 
 #[test]
