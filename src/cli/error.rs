@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use hyper::StatusCode;
 
 use super::check::CheckError;
+use super::reconciler::simulate::TrialError;
 use super::reconciler::{BuildError, NewError};
 use crate::client::{ClientError, Reply};
 use crate::config::ConfigError;
@@ -63,6 +64,8 @@ pub enum CliError {
     New(#[from] NewError),
     #[error(transparent)]
     Build(#[from] BuildError),
+    #[error(transparent)]
+    Trial(#[from] TrialError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]

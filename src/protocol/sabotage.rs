@@ -65,6 +65,11 @@ pub enum Variant {
     OfferUnheld,
     /// A part of the catalog is said to be kept before it is on disk.
     AdoptInMemory,
+    /// A node whose disk was wiped counts its own copy towards reads before it is
+    /// filled again.
+    UnfilledCounts,
+    /// A store takes the old row out and puts the new one in, in two commits.
+    RowInTwoBatches,
 }
 
 /// Whether the variant is on.

@@ -33,4 +33,4 @@ pub use failure::{Failure, InvalidModule, MAX_REASON_CHARS};
 pub use limits::{MAX_WORKERS, SandboxLimits};
 pub use module::{Loaded, MAX_MODULE_BYTES};
 pub use run::{Call, MAX_LOADED_MODULES, Sandbox, SandboxError};
-pub use workers::Workers;
+pub use workers::{Workers, run as run_now};

@@ -35,7 +35,9 @@ const MAX_ACTORS: usize = DEFAULT_MAX_ACTORS as usize;
 
 /// Faults after which hints alone need not bring every replica up to date: what
 /// was in a process's memory is gone, or a hint could not be written.
-const HINTS_ARE_LOST_BY: [FaultKind; 10] = [
+const HINTS_ARE_LOST_BY: [FaultKind; 12] = [
+    FaultKind::TornWrites,
+    FaultKind::LyingDisk,
     FaultKind::Kill,
     FaultKind::PowerLoss,
     FaultKind::DiskFull,
@@ -57,33 +59,36 @@ fn violation(run: &Run, invariant: u8, item: Option<usize>, what: String) -> Vio
     }
 }
 
-/// Waits until everyone serves and no hint is left.
-pub(super) fn settle(run: &mut Run) -> Result<(), Violation> {
-    if !run.world.run_until(SETTLES_WITHIN_MS, World::is_settled) {
-        let why = run.world.unrest().unwrap_or_default();
+/// Waits until everyone serves, no hint is left and the replicas agree.
+pub(super) fn settle(world: &mut World) -> Result<(), Violation> {
+    let violation = |world: &World, invariant, what| Violation {
+        invariant,
+        item: None,
+        at_ms: world.now_ms,
+        what,
+    };
+    if !world.run_until(SETTLES_WITHIN_MS, World::is_settled) {
+        let why = world.unrest().unwrap_or_default();
         let what = format!("the cluster did not settle after it was healed: {why}");
-        return Err(violation(run, 0, None, what));
+        return Err(violation(world, 0, what));
     }
-    if !run
-        .world
-        .run_until(HINTS_WITHIN_MS, |world| world.hints() == 0)
-    {
-        let what = format!("{} hints were not delivered", run.world.hints());
-        return Err(violation(run, 2, None, what));
+    if !world.run_until(HINTS_WITHIN_MS, |world| world.hints() == 0) {
+        let what = format!("{} hints were not delivered", world.hints());
+        return Err(violation(world, 2, what));
     }
     // What is forgotten from here on would only blur what is looked at.
-    let upkeep = run.world.settings.upkeep;
-    run.world.set_upkeep(Upkeep {
+    let upkeep = world.settings.upkeep;
+    world.set_upkeep(Upkeep {
         reap_after_ms: 1 << 40,
         ..upkeep
     });
-    let agreed = run.world.run_until(AGREES_WITHIN_MS, |world| {
+    let agreed = world.run_until(AGREES_WITHIN_MS, |world| {
         world.is_settled() && world.disagreement().is_none()
     });
     if !agreed {
-        let why = run.world.disagreement();
+        let why = world.disagreement();
         let what = format!("the replicas do not agree: {}", why.unwrap_or_default());
-        return Err(violation(run, 2, None, what));
+        return Err(violation(world, 2, what));
     }
     Ok(())
 }
@@ -157,7 +162,7 @@ pub fn check(run: &mut Run) -> Result<(), Violation> {
     if let Some(violation) = &run.world.violation {
         return Err(violation.clone());
     }
-    settle(run)?;
+    settle(&mut run.world)?;
     run.give_up();
     let items = run.items.len();
     if !run.plan.faults.has_any(&HINTS_ARE_LOST_BY) {
@@ -302,8 +307,8 @@ fn check_counter(run: &mut Run, item: usize) -> Checked {
 
 /// A client was shown a register's siblings. 4: somebody wrote each of them. And
 /// what strict quorums promise: with R + W > N, whatever was acknowledged before
-/// the read began was seen by what it shows. (Not where disks lose what they
-/// held, and not while members change.)
+/// the read began was seen by what it shows. (Not where disks go back to what they
+/// held once, and not while members change.)
 pub(super) fn on_shown(
     world: &mut World,
     plan: &Plan,
@@ -321,9 +326,10 @@ pub(super) fn on_shown(
             world.violated(4, Some(&history.item), || format!("nobody wrote {value}"));
         }
     }
-    if strict && !forgets(history.table.kind, set) && is_steady(plan) {
+    if strict && !forgets(history.table.kind, set) {
         let n = history.table.n.min(plan.settings.nodes as u32);
-        for promised in &history.strict {
+        let strict = history.strict.iter();
+        for promised in strict.filter(|promised| plan.promises_reads(promised.w)) {
             let value = history.writes[promised.write].value.as_ref();
             let dot = value.and_then(|value| world.dots.get(value)).copied();
             let Some(dot) = dot else { continue };
@@ -351,7 +357,7 @@ pub(super) fn on_absent(world: &mut World, plan: &Plan, history: &History, asked
         .iter()
         .find(|promised| promised.w == n && promised.at_ms < asked_ms);
     if let Some(promised) = known
-        && is_steady(plan)
+        && plan.promises_reads(n)
     {
         let at_ms = promised.at_ms;
         world.violated(8, Some(&history.item), || {
@@ -367,9 +373,4 @@ pub(super) fn on_absent(world: &mut World, plan: &Plan, history: &History, asked
 /// that keeps few actors, or in an item that as many have written as are kept.
 fn forgets(kind: Kind, set: &SiblingSet) -> bool {
     kind == (Kind::Register { forgets: true }) || set.context().len() >= MAX_ACTORS
-}
-
-/// Whether every primary holds for good what it once acknowledged.
-fn is_steady(plan: &Plan) -> bool {
-    !plan.destroys() && !plan.faults.has(FaultKind::Join)
 }

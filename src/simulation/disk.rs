@@ -1,13 +1,16 @@
 //! The disks of simulated nodes: when what a store was asked comes about, what
 //! of it a crash takes back, and how a disk fails.
 //!
-//! Promises: a node's changes are made in the order in which they were asked
-//! for; reads are made beside them, at a time of their own, as by a real store's
-//! readers; the answers of one node come in the order in which its store did the
-//! work. A crash takes back every change that was not made yet and, where the
-//! durability says so, those that were made but not synced.
+//! A store has some files, as the real one, each with a writer of its own. Promises:
+//! the changes of one file are made in the order in which they were asked for, those
+//! of different files in any order; reads are made beside them, at a time of their
+//! own, as by a real store's readers; the answers of one node come in the order in
+//! which its store did the work. A crash takes back every change that was not made
+//! yet and, where the durability says so or the disk lies, those that were made but
+//! not synced, file by file. A torn one may leave some files further than others:
+//! of what waited for a file, any number from the front is durable, and unanswered.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -18,9 +21,13 @@ use crate::protocol::dot::Dot;
 use crate::protocol::effect::{JobId, StoreError, StoreReply, StoreRequest};
 use crate::protocol::id::{ItemKey, Partition};
 use crate::protocol::replica::{Mutation, Outcome};
+use crate::protocol::sabotage::{Variant, broken};
 use crate::protocol::siblings::SiblingSet;
 use crate::store::Store;
-use crate::store::memory::{MemoryStore, Snapshot};
+use crate::store::memory::{FILES, MemoryStore, Snapshot, file_of};
+
+/// A file's changes are synced about once in so many, where nobody waits for it.
+const SYNCED_ONE_IN: u64 = 16;
 
 /// How many older states of a disk are kept to be restored one day.
 const MAX_COPIES: usize = 4;
@@ -51,8 +58,12 @@ pub(super) struct Disk {
     pub failing_reads: u64,
     /// How many times slower it is than it should be.
     pub slowness: u64,
-    /// What a loss of power would leave, under [`Durability::Os`].
+    /// What a loss of power would leave, under [`Durability::Os`] or when it lies.
     synced: Option<Snapshot>,
+    /// It says that what it was told to sync is synced, and it is not.
+    lies: bool,
+    /// The row that each file was last asked to write.
+    written: BTreeMap<u32, (Partition, ItemKey)>,
     /// Backups that somebody made, oldest first.
     copies: VecDeque<Snapshot>,
 }
@@ -68,6 +79,8 @@ impl Disk {
             failing_reads: 0,
             slowness: 1,
             synced: None,
+            lies: false,
+            written: BTreeMap::new(),
             copies: VecDeque::new(),
         }
     }
@@ -101,11 +114,68 @@ impl Disk {
             .renew_incarnation(incarnation)
             .expect("memory does not fail");
     }
+
+    /// From now on nothing is synced, whatever the disk says.
+    pub fn lie(&mut self) {
+        self.lies = true;
+        self.synced = Some(self.store.snapshot());
+    }
+
+    /// The power fails while it lies: what it kept in its own memory is gone, file by
+    /// file, and with `torn` the last row of one file is half there. The store cannot
+    /// notice.
+    pub fn come_to_light(&mut self, torn: Option<u32>) {
+        self.lies = false;
+        if let Some(synced) = self.synced.take() {
+            self.store.restore(synced);
+        }
+        let row = torn.and_then(|file| self.written.get(&file));
+        if let Some((partition, key)) = row {
+            self.store.damage(*partition, key);
+        }
+    }
+
+    /// Which file a change is for.
+    fn file_of(request: &StoreRequest) -> u32 {
+        match request {
+            StoreRequest::Update { partition, .. }
+            | StoreRequest::AddHints { partition, .. }
+            | StoreRequest::Forget { partition, .. }
+            | StoreRequest::ForgetDamaged { partition, .. }
+            | StoreRequest::CountHintsOf { partition }
+            | StoreRequest::Derive { partition, .. } => file_of(*partition),
+            StoreRequest::DropHints { hints } => hints
+                .first()
+                .map_or(0, |(_, partition, ..)| file_of(*partition)),
+            _ => 0,
+        }
+    }
+
+    /// The oldest change that waits for the file `choice` says, among those that have
+    /// any.
+    fn next(&mut self, choice: u64) -> Option<(JobId, StoreRequest)> {
+        let mut files: Vec<u32> = Vec::new();
+        for (_, request) in &self.queue {
+            let file = Disk::file_of(request);
+            if !files.contains(&file) {
+                files.push(file);
+            }
+        }
+        let file = *files.get((choice % files.len().max(1) as u64) as usize)?;
+        let place = self
+            .queue
+            .iter()
+            .position(|(_, request)| Disk::file_of(request) == file)?;
+        self.queue.remove(place)
+    }
 }
 
 impl World {
     /// A node asks its store something.
     pub(super) fn ask_store(&mut self, node: usize, job: JobId, request: StoreRequest) {
+        if let Some(ledger) = &mut self.scene.ledger {
+            ledger.stores(&request);
+        }
         let life = self.nodes[node].life;
         let slowness = self.nodes[node].disk.slowness * self.slowness(node);
         let in_ms = self.below(self.settings.commit_max_ms + 1) * slowness;
@@ -131,7 +201,8 @@ impl World {
 
     /// The store gets round to the oldest change that waits.
     pub(super) fn commit(&mut self, node: usize) {
-        if let Some((job, request)) = self.nodes[node].disk.queue.pop_front() {
+        let choice = self.dice.next_u64();
+        if let Some((job, request)) = self.nodes[node].disk.next(choice) {
             // These take their turn among the changes, but change nothing.
             let looks = matches!(
                 request,
@@ -143,10 +214,54 @@ impl World {
                 self.change(node, request)
             };
             self.answer_from_store(node, job, reply);
-            if self.settings.durability == Durability::Os && self.below(16) == 0 {
-                let disk = &mut self.nodes[node].disk;
-                disk.synced = Some(disk.store.snapshot());
+            self.sync_sometimes(node);
+        }
+    }
+
+    /// Where nobody waits for a sync, the system writes a file out now and then.
+    fn sync_sometimes(&mut self, node: usize) {
+        let waits_for_none = self.settings.durability == Durability::Os;
+        if !waits_for_none && !self.nodes[node].disk.lies {
+            return;
+        }
+        let (happens, file) = (self.below(SYNCED_ONE_IN) == 0, self.below(FILES.into()));
+        let disk = &mut self.nodes[node].disk;
+        let now = disk.store.snapshot();
+        match &mut disk.synced {
+            None => disk.synced = Some(now),
+            Some(synced) if happens => synced.take_file(file as u32, &now),
+            Some(_) => {}
+        }
+    }
+
+    /// The power fails while the files of a node are being written: of what waits for
+    /// each, some is durable, from the front, and nobody was told.
+    pub(super) fn tear(&mut self, node: usize) {
+        self.nodes[node].disk.slowness = 1;
+        if self.nodes[node].disk.full {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.nodes[node].disk.queue);
+        let mut left: BTreeMap<u32, u64> = BTreeMap::new();
+        for (_, request) in waiting {
+            let file = Disk::file_of(&request);
+            if !left.contains_key(&file) {
+                // Mostly little waits: a file keeps its whole batch as often as not.
+                let durable = self.below(4) * self.below(4);
+                left.insert(file, durable);
             }
+            let durable = left.get_mut(&file).expect("just put there");
+            if *durable == 0 {
+                if let StoreRequest::Update { partition, key, .. } = &request
+                    && broken(Variant::RowInTwoBatches)
+                {
+                    self.nodes[node].disk.store.take_away(*partition, key);
+                }
+                continue;
+            }
+            *durable -= 1;
+            // Nobody hears of it any more: refused or made, the process is gone.
+            drop(self.change(node, request));
         }
     }
 
@@ -189,6 +304,10 @@ impl World {
             return ask_now(&*self.nodes[node].disk.store, request);
         };
         let key = key.clone();
+        if let StoreRequest::Update { partition, .. } = &request {
+            let written = &mut self.nodes[node].disk.written;
+            written.insert(file_of(*partition), (*partition, key.clone()));
+        }
         let mut brought: Vec<(Dot, Option<Bytes>)> = Vec::new();
         let mut seen_us = None;
         match mutation {
@@ -210,6 +329,9 @@ impl World {
                 Outcome::Written(written) => {
                     self.row_writes += 1;
                     brought.extend(values(&written.delta));
+                    if let Some(ledger) = &mut self.scene.ledger {
+                        ledger.stored(node, self.now_ms, &key, &written.delta);
+                    }
                     let newest = written.delta.siblings().map(|(_, v)| v.written_at_us).max();
                     if newest <= seen_us {
                         self.violated(3, Some(&key), || {

@@ -6,20 +6,20 @@
 //! one disk, and strike again only after everything was copied back to it: with
 //! two of three copies gone nothing could be promised.
 //!
-//! To add a kind: a line in [`FaultKind`], one in its `name`, an arm in
-//! `Nemesis::strike`, and for what outlasts the moment one in `Nemesis::end`.
+//! To add a kind: a line in [`FaultKind`] (`kinds.rs`), one in its `name`, an arm
+//! in `Nemesis::strike`, and for what outlasts the moment one in `Nemesis::end`.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 
 use super::clocks::NodeClock;
 use super::disk::Durability;
 use super::guests::Modules;
+pub use super::kinds::{FaultKind, FaultSet, UnknownFault};
 use super::members::Standing;
 use super::play::Doom;
 use super::{World, detection};
 use crate::clock::Dice;
+use crate::store::memory::FILES;
 
 /// How many faults stand at a time at most: with more a cluster does nothing at
 /// all, which shows nothing.
@@ -41,179 +41,6 @@ const MEMBERS_LEFT: usize = 3;
 /// How many paces of the plan a fault lasts at most.
 const LASTS_PACES: u64 = 15;
 
-/// One kind of fault.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum FaultKind {
-    /// All messages take long, and overtake one another more than usual.
-    Delay,
-    Loss,
-    Duplication,
-    /// One link carries nothing, one way.
-    OneWay,
-    /// Two groups cannot hear each other, or only one way, or but for one node
-    /// that hears both.
-    Partition,
-    /// The links of some nodes keep what they should carry, one after the other,
-    /// and give it up in another order (FoundationDB's swizzle-clogging).
-    Clog,
-    /// Everything that a node does takes twenty times as long.
-    SlowNode,
-    SlowDisk,
-    /// A process stands still, while its clocks go on.
-    Pause,
-    /// A process is killed at some event, in the midst of it.
-    Kill,
-    /// A machine falls silent, and loses what its durability does not promise.
-    PowerLoss,
-    DiskFull,
-    ReadErrors,
-    /// A wall clock is set forwards or back.
-    ClockStep,
-    /// Clocks that are off and too fast from the beginning.
-    ClockDrift,
-    /// A node's modules trap, decline or are missing.
-    Modules,
-    /// A node loses its disk.
-    Wipe,
-    /// A node gets an old copy of its disk back, its identity's too.
-    OldCopy,
-    /// A stored row cannot be read any more.
-    Corruption,
-    /// A further node joins.
-    Join,
-    /// A node is asked to leave.
-    Leave,
-    /// A node dies for good, and is removed.
-    Remove,
-}
-
-impl FaultKind {
-    pub const ALL: [FaultKind; 22] = [
-        FaultKind::Delay,
-        FaultKind::Loss,
-        FaultKind::Duplication,
-        FaultKind::OneWay,
-        FaultKind::Partition,
-        FaultKind::Clog,
-        FaultKind::SlowNode,
-        FaultKind::SlowDisk,
-        FaultKind::Pause,
-        FaultKind::Kill,
-        FaultKind::PowerLoss,
-        FaultKind::DiskFull,
-        FaultKind::ReadErrors,
-        FaultKind::ClockStep,
-        FaultKind::ClockDrift,
-        FaultKind::Modules,
-        FaultKind::Wipe,
-        FaultKind::OldCopy,
-        FaultKind::Corruption,
-        FaultKind::Join,
-        FaultKind::Leave,
-        FaultKind::Remove,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            FaultKind::Delay => "delay",
-            FaultKind::Loss => "loss",
-            FaultKind::Duplication => "duplication",
-            FaultKind::OneWay => "one-way",
-            FaultKind::Partition => "partition",
-            FaultKind::Clog => "clog",
-            FaultKind::SlowNode => "slow-node",
-            FaultKind::SlowDisk => "slow-disk",
-            FaultKind::Pause => "pause",
-            FaultKind::Kill => "kill",
-            FaultKind::PowerLoss => "power-loss",
-            FaultKind::DiskFull => "disk-full",
-            FaultKind::ReadErrors => "read-errors",
-            FaultKind::ClockStep => "clock-step",
-            FaultKind::ClockDrift => "clock-drift",
-            FaultKind::Modules => "modules",
-            FaultKind::Wipe => "wipe",
-            FaultKind::OldCopy => "old-copy",
-            FaultKind::Corruption => "corruption",
-            FaultKind::Join => "join",
-            FaultKind::Leave => "leave",
-            FaultKind::Remove => "remove",
-        }
-    }
-}
-
-/// Some kinds of faults.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FaultSet(u32);
-
-impl FaultSet {
-    pub const NONE: FaultSet = FaultSet(0);
-
-    pub fn of(kinds: &[FaultKind]) -> Self {
-        kinds
-            .iter()
-            .fold(FaultSet::NONE, |set, kind| set.with(*kind))
-    }
-
-    pub fn with(self, kind: FaultKind) -> Self {
-        FaultSet(self.0 | 1 << kind as u32)
-    }
-
-    pub fn without(self, kind: FaultKind) -> Self {
-        FaultSet(self.0 & !(1 << kind as u32))
-    }
-
-    pub fn has(self, kind: FaultKind) -> bool {
-        self.0 & (1 << kind as u32) != 0
-    }
-
-    pub fn has_any(self, kinds: &[FaultKind]) -> bool {
-        self.0 & FaultSet::of(kinds).0 != 0
-    }
-
-    pub fn kinds(self) -> impl Iterator<Item = FaultKind> {
-        FaultKind::ALL
-            .into_iter()
-            .filter(move |kind| self.has(*kind))
-    }
-}
-
-impl fmt::Display for FaultSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.kinds().map(FaultKind::name).collect();
-        f.write_str(if names.is_empty() { "none" } else { "" })?;
-        f.write_str(&names.join(","))
-    }
-}
-
-/// A name that is no fault's.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("no fault is called {name:?}; there are: {}", FaultSet::of(&FaultKind::ALL))]
-pub struct UnknownFault {
-    name: String,
-}
-
-impl FromStr for FaultSet {
-    type Err = UnknownFault;
-
-    fn from_str(text: &str) -> Result<Self, UnknownFault> {
-        if text == "none" {
-            return Ok(FaultSet::NONE);
-        }
-        let mut set = FaultSet::NONE;
-        for name in text
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-        {
-            let kind = FaultKind::ALL.into_iter().find(|kind| kind.name() == name);
-            set = set.with(kind.ok_or_else(|| UnknownFault {
-                name: name.to_owned(),
-            })?);
-        }
-        Ok(set)
-    }
-}
-
 /// What ends a fault.
 #[derive(Clone, Debug)]
 enum Cure {
@@ -227,6 +54,8 @@ enum Cure {
     Room(usize),
     ReadableDisk(usize),
     WorkingModules(usize),
+    /// The power of a disk that lies fails.
+    Truth(usize),
 }
 
 /// The one who does all this.
@@ -403,12 +232,28 @@ impl Nemesis {
             }
             FaultKind::Kill if is_up => {
                 let after_events = 1 + self.below(CRASH_WITHIN_EVENTS);
-                let silent = false;
                 world.nodes[node].doomed = Some(Doom {
                     after_events,
-                    silent,
+                    silent: false,
+                    torn: false,
                 });
                 Cure::Start(node)
+            }
+            FaultKind::TornWrites if is_up => {
+                let after_events = 1 + self.below(CRASH_WITHIN_EVENTS);
+                // Writes pile up before it, so that there is something to tear.
+                world.nodes[node].disk.slowness = SLOWNESS;
+                world.nodes[node].doomed = Some(Doom {
+                    after_events,
+                    silent: true,
+                    torn: true,
+                });
+                Cure::Start(node)
+            }
+            FaultKind::LyingDisk if is_up => {
+                world.nodes[node].disk.lie();
+                self.destroyed = true;
+                Cure::Truth(node)
             }
             FaultKind::PowerLoss if is_up => {
                 world.end(node, true);
@@ -441,7 +286,10 @@ impl Nemesis {
                 world.end(node, false);
                 world.wipe(node);
                 self.destroyed = true;
-                Cure::Start(node)
+                world.tell(None, || format!("the disk of n{node} is wiped"));
+                // Somebody puts a new disk in once nothing else is wrong, so that it
+                // is filled by every other owner.
+                return self.count(kind);
             }
             FaultKind::OldCopy if is_up => {
                 let choice = self.below(8) as usize;
@@ -560,7 +408,10 @@ impl Nemesis {
             Cure::QuickDisk(node) => world.nodes[node].disk.slowness = 1,
             Cure::Resume(node) => world.resume(node),
             Cure::Start(node) => {
-                world.nodes[node].doomed = None;
+                let doomed = world.nodes[node].doomed.take();
+                if doomed.is_some_and(|doom| doom.torn) {
+                    world.nodes[node].disk.slowness = 1;
+                }
                 let returns = matches!(
                     world.nodes[node].standing,
                     Standing::Member | Standing::Leaving
@@ -572,6 +423,16 @@ impl Nemesis {
             Cure::Room(node) => world.nodes[node].disk.full = false,
             Cure::ReadableDisk(node) => world.nodes[node].disk.failing_reads = 0,
             Cure::WorkingModules(node) => world.nodes[node].modules = Modules::Work,
+            Cure::Truth(node) => {
+                if world.is_up(node) {
+                    world.end(node, true);
+                }
+                let torn = self.below(2 * u64::from(FILES)) as u32;
+                let torn = Some(torn).filter(|file| *file < FILES);
+                world.nodes[node].disk.come_to_light(torn);
+                let lasts_ms = 1 + self.below(2 * self.pace_ms);
+                self.ends_in(world, lasts_ms, Cure::Start(node));
+            }
         }
     }
 }

@@ -12,7 +12,8 @@
 //! `faults.rs` is what befalls them, `workload.rs` drives clients, `check.rs`
 //! holds what they saw against the invariants of the protocol, `explore.rs` plays
 //! seeds and makes failures small, and `seeds.rs` lists those that every build
-//! plays. `detection.rs` and `trace.rs` only look on.
+//! plays. `detection.rs` and `trace.rs` only look on. `trial/` has such a cluster
+//! fold with a module that somebody wrote.
 //!
 //! [`MemoryStore`]: crate::store::memory::MemoryStore
 
@@ -24,6 +25,7 @@ pub mod explore;
 pub mod faults;
 mod guests;
 pub mod history;
+mod kinds;
 pub mod members;
 #[cfg(test)]
 mod model;
@@ -40,6 +42,7 @@ pub mod tables;
 mod trace;
 #[cfg(test)]
 mod transcripts;
+pub mod trial;
 mod violation;
 pub mod workload;
 
@@ -51,12 +54,11 @@ use bytes::Bytes;
 use self::clocks::NodeClock;
 use self::detection::{Detection, End};
 use self::disk::{Disk, set_of};
-use self::guests::Modules;
+use self::guests::{Modules, Scene};
 use self::members::Standing;
 use self::network::{Frame, Network};
 use self::play::Doom;
 pub use self::settings::{CALM_UPKEEP, HECTIC_UPKEEP, NO_UPKEEP, Settings};
-use self::tables::propose_tables;
 pub use self::tables::{RAW_TABLE, UNION_TABLE};
 use self::trace::Tracer;
 pub use self::violation::Violation;
@@ -177,6 +179,7 @@ pub struct World {
     /// What did not hold so far; the run ends with the first.
     pub violation: Option<Violation>,
     pub detection: Detection,
+    scene: Scene,
     tracer: Option<Tracer>,
     trace: DefaultHasher,
 }
@@ -191,6 +194,11 @@ const SEEDS: usize = 3;
 impl World {
     /// A cluster that starts now, all nodes at once.
     pub fn new(seed: u64, settings: Settings) -> Self {
+        World::of(seed, settings, Scene::default())
+    }
+
+    /// A cluster with tables and modules of its own.
+    fn of(seed: u64, settings: Settings, scene: Scene) -> Self {
         let mut world = World {
             settings,
             now_ms: 0,
@@ -210,6 +218,7 @@ impl World {
             row_writes: 0,
             violation: None,
             detection: Detection::default(),
+            scene,
             tracer: None,
             trace: DefaultHasher::new(),
         };
@@ -344,8 +353,10 @@ impl World {
         );
         machine.set_upkeep(self.settings.upkeep);
         // Every node's config file says the same of the tables.
-        let (_, more) = machine.change_catalog(now, propose_tables);
+        let propose = self.scene.tables.clone();
+        let (_, more) = machine.change_catalog(now, |catalog| propose(catalog));
         effects.extend(more);
+        let sim = &mut self.nodes[node];
         self.registers = tables::registers(machine.tables());
         sim.machine = Some(machine);
         self.trouble_node(node);

@@ -66,12 +66,25 @@ mutants! {
     a_delta_with_the_context_of_the_row: DeltaCarriesRow, "partition,loss", 3, 3_000, 8;
     a_read_repair_that_reaches_nobody: RepairReachesNobody, "kill,loss", 3, 3_000, 12;
     a_slow_primary_without_a_hint: SlowPrimaryUnhinted, "loss,one-way", 3, 3_000, 12;
-    a_truncation_on_one_path_only: TruncatedOnOnePath, "loss", 5, 6_000, 48;
+    a_truncation_on_one_path_only: TruncatedOnOnePath, "loss", 5, 9_000, 96;
     a_failed_read_taken_for_absence: FailedReadIsAbsent, "read-errors", 3, 3_000, 12;
     an_answer_one_ack_too_early: AnsweredOneEarly, "delay,loss", 3, 3_000, 48;
     a_strict_quorum_of_fallbacks: StrictCountsAnyone, "partition", 6, 3_000, 24;
     a_swap_without_a_comparison: SwapWithoutCompare, "none", 3, 3_000, 48;
     a_strange_hash_that_counts: StrangeHashCounts, "delay,loss", 3, 3_000, 8;
     a_clock_that_rules: WallClockRules, "clock-drift", 3, 3_000, 4;
+    a_row_in_two_batches: RowInTwoBatches, "torn-writes", 3, 3_000, 24;
+    an_epoch_that_a_lying_disk_brings_back: LifeGoesOn, "lying-disk,one-way,partition", 3, 6_000, 48;
+    a_wiped_disk_that_counts_before_it_is_filled: UnfilledCounts, "wipe,partition,kill", 3, 6_000, 48;
     a_forward_tried_again_blindly: ForwardRetriedBlindly, "kill,slow-node", 6, 3_000, 24;
+}
+
+/// Losing what was not committed does not show a row that is written in two halves.
+#[test]
+fn only_torn_writes_show_a_row_in_two_batches() {
+    for seed in 0..8 {
+        let plan = plan("kill,power-loss,slow-disk", 3, 1_500, NO_UPKEEP);
+        let played = sabotage::with(Variant::RowInTwoBatches, || play(seed, plan));
+        assert_eq!(played.violation, None, "seed {seed}");
+    }
 }

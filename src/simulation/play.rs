@@ -20,6 +20,8 @@ const REPEATED_WITHIN_MS: u64 = 50;
 pub(super) struct Doom {
     pub after_events: u64,
     pub silent: bool,
+    /// Whether its store is being written at that moment.
+    pub torn: bool,
 }
 
 impl Event {
@@ -99,8 +101,19 @@ impl World {
                 self.step(node, Input::Stored { job, reply });
             }
             Event::Guest {
-                node, job, reply, ..
-            } => self.step(node, Input::Guest { job, reply }),
+                node,
+                life,
+                job,
+                reply,
+            } => {
+                if let Some(ledger) = &mut self.scene.ledger {
+                    ledger.decide(node, life, job);
+                }
+                self.step(node, Input::Guest { job, reply });
+                if let Some(ledger) = &mut self.scene.ledger {
+                    ledger.decided();
+                }
+            }
             Event::Kept { node, digest, .. } => self.keep_module(node, digest),
         }
     }
@@ -131,10 +144,7 @@ impl World {
         };
         let mut effects = machine.step(now, input);
         let ends = match self.nodes[node].doomed {
-            Some(Doom {
-                after_events: 0,
-                silent,
-            }) => Some(silent),
+            Some(doom) if doom.after_events == 0 => Some(doom),
             _ => None,
         };
         if ends.is_some() {
@@ -142,8 +152,11 @@ impl World {
             effects.truncate(done);
         }
         self.carry_out(node, effects);
-        if let Some(silent) = ends {
-            self.end(node, silent);
+        if let Some(doom) = ends {
+            if doom.torn {
+                self.tear(node);
+            }
+            self.end(node, doom.silent);
         }
     }
 

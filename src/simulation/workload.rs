@@ -31,6 +31,9 @@ const SURVIVES_A_DISK: u32 = 2;
 /// One of so many operations is on the hot item, besides its share of the rest.
 const HEAT: usize = 4;
 
+/// How many operations clients ask for while a disk begins to be filled again.
+const ASKED_WHILE_FILLED: usize = 60;
+
 /// The items of a table with so many keys are cold.
 const MANY_KEYS: usize = 10;
 
@@ -59,8 +62,9 @@ pub struct Plan {
 }
 
 /// Faults that may take away what a disk holds.
-pub const DESTRUCTIVE: [FaultKind; 4] = [
+pub const DESTRUCTIVE: [FaultKind; 5] = [
     FaultKind::Wipe,
+    FaultKind::LyingDisk,
     FaultKind::OldCopy,
     FaultKind::Corruption,
     FaultKind::Remove,
@@ -117,7 +121,10 @@ impl Plan {
         if destroys && dice.next_u64().is_multiple_of(2) {
             plan.settings.durability = Durability::Os;
         }
-        if plan.faults.has(FaultKind::OldCopy) {
+        if plan
+            .faults
+            .has_any(&[FaultKind::OldCopy, FaultKind::LyingDisk])
+        {
             // A disk put back to before a reap brings back what was reaped: no
             // store can tell, and docs/guarantees.md says so.
             plan.settings.upkeep.reap_after_ms = NO_UPKEEP.reap_after_ms;
@@ -129,6 +136,25 @@ impl Plan {
     pub fn destroys(&self) -> bool {
         let loses = self.settings.durability == Durability::Os;
         self.faults.has_any(&DESTRUCTIVE) || (loses && self.faults.has(FaultKind::PowerLoss))
+    }
+
+    /// Whether what strict quorums promise can be held against what they show: of a
+    /// write that so many acknowledged, under these faults. A node whose disk was
+    /// wiped does not count before it is filled again.
+    pub fn promises_reads(&self, w: u32) -> bool {
+        let others = [
+            FaultKind::LyingDisk,
+            FaultKind::OldCopy,
+            FaultKind::Corruption,
+            FaultKind::Remove,
+            FaultKind::Join,
+            FaultKind::Leave,
+        ];
+        let wipes = self.faults.has(FaultKind::Wipe)
+            && self.settings.durability == Durability::Synced
+            && !self.faults.has_any(&others)
+            && w >= SURVIVES_A_DISK;
+        wipes || (!self.destroys() && !self.faults.has(FaultKind::Join))
     }
 
     fn pace_ms(&self) -> u64 {
@@ -250,13 +276,21 @@ impl Run {
         self.collect();
     }
 
-    /// Clients wait while a disk that lost something is filled again by its peers.
+    /// A disk that lost something is filled again by its peers: clients are there when
+    /// it begins, and wait for the rest.
     fn refill(&mut self) {
         self.nemesis.end_all(&mut self.world);
         self.world.heal();
+        // The first to ask find a node that begins to be filled.
+        for _ in 0..ASKED_WHILE_FILLED {
+            self.ask();
+            let dice = self.dice.next_u64();
+            self.world.run(self.plan.gap_ms(dice));
+            self.collect();
+        }
         self.world.run(2_000);
         self.collect();
-        match super::check::settle(self) {
+        match super::check::settle(&mut self.world) {
             Ok(()) => self.nemesis.refilled(),
             Err(violation) => {
                 self.world.violation = self.world.violation.take().or(Some(violation))

@@ -5,7 +5,8 @@
 //! order of the changes as long as one thread at a time submits). What
 //! a simulated disk lost is for the one who simulates to say: [`snapshot`] and
 //! [`restore`] take and put back everything that is stored, [`damage`] makes a row
-//! rot, [`set_full`] fills the disk.
+//! rot, [`set_full`] fills the disk, and [`Snapshot::take_file`] has one file go back
+//! without the others.
 //!
 //! [`snapshot`]: MemoryStore::snapshot
 //! [`restore`]: MemoryStore::restore
@@ -23,8 +24,14 @@ use crate::protocol::id::{ItemKey, NodeId, Partition};
 use crate::protocol::replica::{Mutation, Outcome, Row, apply};
 use crate::protocol::siblings::StateHash;
 
-/// The one file that hints lie in.
-const FILE: u32 = 0;
+/// How many files the store has as far as a disk may lose them apart: partitions
+/// lie in them as in the real store's, and what is known of the store in the first.
+pub const FILES: u32 = 4;
+
+/// The file that a partition lies in.
+pub fn file_of(partition: Partition) -> u32 {
+    partition.0 % FILES
+}
 
 /// A row, with the hash of its state: made once, as in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +59,35 @@ pub struct Snapshot {
     sequences: BTreeMap<(Partition, ItemKey, NodeId), i64>,
     last_sequence: i64,
     meta: BTreeMap<String, Vec<u8>>,
+}
+
+impl Snapshot {
+    /// Puts what this file holds in `other` in the place of what it holds here.
+    pub fn take_file(&mut self, file: u32, other: &Snapshot) {
+        let lies_here = |partition: Partition| file_of(partition) == file;
+        self.rows.retain(|(partition, _), _| !lies_here(*partition));
+        let rows = other.rows.iter();
+        let rows = rows.filter(|((partition, _), _)| lies_here(*partition));
+        self.rows
+            .extend(rows.map(|(item, kept)| (item.clone(), kept.clone())));
+        self.hints
+            .retain(|_, (_, partition, _)| !lies_here(*partition));
+        self.sequences
+            .retain(|(partition, ..), _| !lies_here(*partition));
+        for (sequence, hint) in &other.hints {
+            let (target, partition, key) = hint;
+            if lies_here(*partition) {
+                let named = (*partition, key.clone(), *target);
+                self.sequences.insert(named, *sequence);
+                self.hints.insert(*sequence, hint.clone());
+            }
+        }
+        self.last_sequence = self.last_sequence.max(other.last_sequence);
+        if file == 0 {
+            self.meta = other.meta.clone();
+            self.incarnation = other.incarnation;
+        }
+    }
 }
 
 /// A store in memory.
@@ -122,6 +158,12 @@ impl MemoryStore {
         let mut state = self.state();
         let kept = state.stored.rows.get_mut(&(partition, key.clone()));
         kept.map(|kept| kept.damaged = true).is_some()
+    }
+
+    /// Takes a row away, as a write does that was cut off between two halves.
+    pub fn take_away(&self, partition: Partition, key: &ItemKey) -> bool {
+        let item = (partition, key.clone());
+        self.state().stored.rows.remove(&item).is_some()
     }
 
     /// The rows that cannot be read, in order.
@@ -410,7 +452,8 @@ impl Snapshot {
     /// Whether there was such a hint.
     fn remove_hint(&mut self, id: HintId, partition: Partition, key: &ItemKey) -> bool {
         let named = self.hints.get(&id.sequence);
-        let named = named.filter(|hint| hint.1 == partition && hint.2 == *key && id.file == FILE);
+        let here = id.file == file_of(partition);
+        let named = named.filter(|hint| hint.1 == partition && hint.2 == *key && here);
         let Some(&(target, ..)) = named else {
             return false;
         };
@@ -434,7 +477,7 @@ impl Snapshot {
             let row = sound_or_corrupt(kept, key, damaged).ok()?;
             Some(Hint {
                 id: HintId {
-                    file: FILE,
+                    file: file_of(*partition),
                     sequence,
                 },
                 partition: *partition,

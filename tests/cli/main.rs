@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod serving;
+mod simulating;
 
 use std::fs;
 use std::io::Write;

@@ -20,6 +20,7 @@ mod new;
 mod push;
 mod rollback;
 mod show;
+pub(super) mod simulate;
 mod toolchain;
 mod vendored;
 
@@ -51,6 +52,8 @@ pub enum ReconcilerCommand {
     Delete(delete::DeleteArgs),
     /// Search for siblings that a module folds wrong, without a server
     Check(CheckArgs),
+    /// Play clusters that fold with a module while the network between them fails
+    Simulate(simulate::SimulateArgs),
 }
 
 pub async fn run(common: &Common, command: ReconcilerCommand) -> Result<(), CliError> {
@@ -63,6 +66,7 @@ pub async fn run(common: &Common, command: ReconcilerCommand) -> Result<(), CliE
         ReconcilerCommand::Rollback(args) => rollback::run(common, args).await,
         ReconcilerCommand::Delete(args) => delete::run(common, args).await,
         ReconcilerCommand::Check(args) => check::run(common, &args),
+        ReconcilerCommand::Simulate(args) => simulate::run(common, &args),
     }
 }
 

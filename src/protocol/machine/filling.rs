@@ -140,7 +140,7 @@ impl Machine {
     /// Whether the own copy of this partition counts for reads: not while this
     /// node's disk is being filled again.
     pub(super) fn is_filled(&self, partition: Partition) -> bool {
-        if self.membership.is_filled() {
+        if self.membership.is_filled() || broken(Variant::UnfilledCounts) {
             return true;
         }
         let is_owner = self.reading_ring.as_ref().is_some_and(|ring| {
