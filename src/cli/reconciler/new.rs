@@ -119,7 +119,19 @@ pub fn run(common: &Common, args: NewArgs) -> Result<(), CliError> {
 
 /// Whether cargo, Rust and tables all take the name.
 fn check_name(name: &str) -> Result<(), NewError> {
-    let reason = if name.is_empty() {
+    match fault(name) {
+        None => Ok(()),
+        Some(reason) => Err(NewError::Name {
+            name: name.to_owned(),
+            reason,
+            suggestion: suggestion(name),
+        }),
+    }
+}
+
+/// What is wrong with a name.
+fn fault(name: &str) -> Option<&'static str> {
+    Some(if name.is_empty() {
         "it is empty"
     } else if name.len() > MAX_NAME_CHARS {
         "it has more than 64 characters"
@@ -137,12 +149,7 @@ fn check_name(name: &str) -> Result<(), NewError> {
     } else if TAKEN.contains(&name) {
         "it is the name of something else"
     } else {
-        return Ok(());
-    };
-    Err(NewError::Name {
-        name: name.to_owned(),
-        reason,
-        suggestion: suggestion(name),
+        return None;
     })
 }
 
@@ -159,7 +166,7 @@ fn suggestion(name: &str) -> String {
     if tried.is_empty() {
         return "my-merge".to_owned();
     }
-    if check_name(&tried).is_ok() {
+    if fault(&tried).is_none() {
         return tried;
     }
     format!("my-{tried}")

@@ -91,10 +91,14 @@ fn a_module_that_is_quick_again_is_let_back() {
     sandbox.load(MISBEHAVE).expect("a module");
     let workers = Workers::start(sandbox).expect("a thread");
     let spinning = spin(&workers, MISBEHAVE);
-    // These wait behind it, whichever lane they find.
-    for _ in 0..3 {
-        assert_eq!(misbehave(&workers, "fine"), done("finex"));
-    }
+    // These wait behind it, whichever lane they find; for too long, where the
+    // machine is busy enough.
+    let behind = [(); 3].map(|()| misbehave(&workers, "fine"));
+    let legal = [done("finex"), GuestReply::Overloaded];
+    assert!(
+        behind.iter().all(|reply| legal.contains(reply)),
+        "{behind:?}"
+    );
     assert_eq!(
         spinning.try_recv(),
         Ok(failed("ran out of fuel (limit 300000000)"))
