@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::node::dry_run::{Plan, Running};
 use crate::node::{AdminError, ClusterView, ModuleFigures, Node, RingView, Tables, Upload};
 use crate::protocol::catalog::{Catalog, Digest, TableDefinition};
 use crate::protocol::id::Partition;
@@ -53,6 +54,8 @@ pub trait Service: Send + Sync + 'static {
         name: &str,
         digest: Digest,
     ) -> impl Future<Output = Result<(), AdminError>> + Send;
+    /// Tries a module on what a table stores.
+    fn dry_run(&self, plan: Plan) -> impl Future<Output = Result<Running, AdminError>> + Send;
     /// This node begins to leave the cluster.
     fn leave(&self) -> impl Future<Output = Result<(), AdminError>> + Send;
     /// Removes a dead member, by its name or id. Returns its name.
@@ -120,6 +123,10 @@ impl Service for Node {
 
     async fn roll_back_reconciler(&self, name: &str, digest: Digest) -> Result<(), AdminError> {
         Node::roll_back_reconciler(self, name, digest).await
+    }
+
+    async fn dry_run(&self, plan: Plan) -> Result<Running, AdminError> {
+        Node::dry_run(self, plan).await
     }
 
     async fn leave(&self) -> Result<(), AdminError> {

@@ -21,6 +21,7 @@ mod cluster;
 mod delete;
 mod dev;
 mod error;
+mod explain;
 mod get;
 mod item;
 mod op;
@@ -51,7 +52,8 @@ Examples:
 
 Exit codes:
   0 done   1 failed   2 wrong usage or config   3 not found
-  4 conflict: siblings that nobody folded   5 not available now: try again";
+  4 conflict: siblings that nobody folded   5 not available now: try again
+  6 a dry run found a difference or a failure";
 
 /// A replicated store whose conflicts are folded by WebAssembly modules
 #[derive(Parser, Debug)]

@@ -48,6 +48,9 @@ pub enum AdminError {
     NoSuchTable,
     #[error("no reconciler has this name or digest")]
     NoSuchReconciler,
+    /// Something else of the kind is under way.
+    #[error("{0}")]
+    Busy(&'static str),
     #[error("{0}")]
     Leave(LeaveRefused),
     #[error("{0}")]
@@ -84,7 +87,7 @@ impl From<ModuleError> for AdminError {
 }
 
 /// A panic on a blocking thread, as an error.
-fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, AdminError> {
+pub(super) fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, AdminError> {
     result.map_err(|error| AdminError::Refused(Refusal::Storage(StoreError::Io(error.to_string()))))
 }
 

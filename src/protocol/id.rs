@@ -185,6 +185,18 @@ impl ItemKey {
         ItemKey(bytes.into())
     }
 
+    /// A key below all those of the table, and above those of lesser tables: where
+    /// to begin to read it. None for the least table of all.
+    pub fn before_table(table: TableId) -> Option<Self> {
+        let lesser = TableId(table.0.checked_sub(1)?);
+        let last = [0xff; MAX_PARTITION_KEY_BYTES];
+        Some(ItemKey::new(
+            lesser,
+            &last,
+            Some(&[0xff; MAX_SORT_KEY_BYTES]),
+        ))
+    }
+
     /// Takes bytes that claim to be an encoded name; `None` if they are not one.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let key = ItemKey(bytes.into());

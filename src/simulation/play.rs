@@ -3,7 +3,7 @@
 
 use super::network::{Fate, Frame};
 use super::{Event, World};
-use crate::protocol::effect::{Address, Effect, Input};
+use crate::protocol::effect::{Address, Effect, GuestCost, Input};
 use crate::protocol::id::NodeId;
 use crate::protocol::message::Message;
 use crate::store::Store;
@@ -98,7 +98,10 @@ impl World {
             }
             Event::Guest {
                 node, job, reply, ..
-            } => self.step(node, Input::Guest { job, reply }),
+            } => {
+                let cost = GuestCost::default();
+                self.step(node, Input::Guest { job, reply, cost });
+            }
         }
     }
 
@@ -178,6 +181,8 @@ impl World {
                 Effect::ServeModule { .. }
                 | Effect::KeepModule { .. }
                 | Effect::CatalogChanged
+                // Nobody looks through a table here.
+                | Effect::Surveyed { .. }
                 | Effect::MembersChanged
                 | Effect::Fault { .. } => {}
             }

@@ -12,6 +12,7 @@ use super::check::{self, CheckArgs};
 use super::error::CliError;
 use super::output::cell;
 
+mod dry_run;
 mod list;
 mod push;
 
@@ -24,6 +25,9 @@ pub enum ReconcilerCommand {
     /// Upload a module
     #[command(after_help = push::EXAMPLES)]
     Push(push::PushArgs),
+    /// Try a module on what a table stores, and change nothing
+    #[command(after_help = dry_run::EXAMPLES)]
+    DryRun(dry_run::DryRunArgs),
     /// List the modules
     List,
     /// Search for siblings that a module folds wrong, without a server
@@ -33,6 +37,7 @@ pub enum ReconcilerCommand {
 pub async fn run(common: &Common, command: ReconcilerCommand) -> Result<(), CliError> {
     match command {
         ReconcilerCommand::Push(args) => push::run(common, args).await,
+        ReconcilerCommand::DryRun(args) => dry_run::run(common, args).await,
         ReconcilerCommand::List => list::run(common).await,
         ReconcilerCommand::Check(args) => check::run(common, &args),
     }

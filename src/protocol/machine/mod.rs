@@ -13,12 +13,14 @@
 //! and the clock. Replicas stay alike by `exchange.rs` (the asking side; `deriving.rs`
 //! makes its trees), `serving.rs` (the answering one), `filling.rs` (a node gets what it should
 //! hold), `strays.rs` (and gives away what it should not), and `reaping.rs` forgets
-//! what was deleted long ago.
+//! what was deleted long ago. `explain.rs` tells how an answer came about, `survey.rs`
+//! looks through a table.
 
 mod client;
 mod counters;
 mod deriving;
 mod exchange;
+mod explain;
 mod filling;
 mod fold;
 mod outcomes;
@@ -26,6 +28,7 @@ mod reaping;
 mod serve;
 mod serving;
 mod strays;
+mod survey;
 mod upkeep;
 mod write;
 
@@ -33,6 +36,8 @@ pub use client::MAX_REQUEST_BYTES;
 pub use counters::Counters;
 pub use exchange::{MAX_SESSIONS, Upkeep};
 pub use filling::Transfer;
+pub use fold::{folded_type, guest_siblings};
+pub use survey::MAX_SURVEYS;
 pub use upkeep::{MEMBERSHIP_RECORD, RecordError};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -175,6 +180,8 @@ struct Slot {
     working: bool,
     /// What it counts for in `Machine::request_bytes`.
     bytes: usize,
+    /// Where an explained read notes what happens.
+    notebook: Option<Box<explain::Notebook>>,
 }
 
 /// An answer that is awaited.
@@ -198,6 +205,7 @@ enum AwaitedOf {
     Sweep(u64),
     /// The ballot that it belongs to.
     Reaping(u64),
+    Survey(u64),
 }
 
 /// A store or guest effect under way.
@@ -266,6 +274,7 @@ pub struct Machine {
     hints: Deliveries,
     hints_looked_ms: u64,
     exchanges: Exchanges,
+    surveys: survey::Surveys,
     /// How many requests to forget hints are unanswered.
     hint_drops: usize,
     /// Whether the store has said how many hints it holds.
@@ -337,6 +346,7 @@ impl Machine {
             hints: Deliveries::default(),
             hints_looked_ms: 0,
             exchanges: Exchanges::new(now.monotonic_ms),
+            surveys: survey::Surveys::new(),
             hint_drops: 0,
             hints_counted: false,
             modules_held: BTreeSet::new(),
@@ -379,9 +389,9 @@ impl Machine {
             }
             Input::Disconnected { peer } => self.on_disconnected(peer),
             Input::Stored { job, reply } => self.on_stored(job, reply),
-            Input::Guest { job, reply } => {
+            Input::Guest { job, reply, cost } => {
                 if let Some(Job::SlotGuest(slot)) = self.jobs.remove(&job) {
-                    self.on_guest(slot, reply);
+                    self.on_guest(slot, reply, cost);
                 }
             }
             Input::ModulesHeld { digests } => {
@@ -389,6 +399,7 @@ impl Machine {
                 self.fetch_modules();
             }
             Input::Tick => self.tick(),
+            Input::Survey { request, ask } => self.on_survey(request, ask),
         }
         self.run_queues();
         self.counters.requests_in_hand = self.slots.len() as u64;

@@ -73,6 +73,7 @@ impl Machine {
         self.tick_filling();
         self.tick_sweep();
         self.tick_reaping();
+        self.tick_surveys();
         self.depart();
         while let Some(&(due_ms, slot)) = self.timers.first() {
             if due_ms > now_ms {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::abi::Outcome;
 use super::failure::Failure;
 use super::module::Loaded;
-use super::run::{Call, Sandbox, SandboxError};
+use super::run::{Call, Sandbox, SandboxError, fuel_burnt};
 use crate::protocol::catalog::ModuleKind;
 use crate::protocol::effect::{GuestReply, GuestRequest};
 use crate::reconcile::{Done, Guests};
@@ -81,7 +81,9 @@ impl Workers {
                 .name(format!("guest-{index}"))
                 .spawn(move || {
                     while let Some((request, done)) = shared.next() {
-                        done(run(&shared.sandbox, &request));
+                        let burnt = fuel_burnt();
+                        let reply = run(&shared.sandbox, &request);
+                        done(reply, fuel_burnt().wrapping_sub(burnt));
                     }
                 })
                 .map_err(SandboxError::Thread)?;
@@ -115,7 +117,7 @@ impl Workers {
         };
         self.shared.wake.notify_all();
         for (_, done) in waiting {
-            done(GuestReply::Overloaded);
+            done(GuestReply::Overloaded, 0);
         }
         let threads = std::mem::take(&mut *self.threads());
         let me = thread::current().id();
@@ -138,7 +140,7 @@ impl Guests for Workers {
         if queue.closed || queue.jobs.len() >= self.shared.sandbox.limits().queue {
             drop(queue);
             self.shared.refused.fetch_add(1, Ordering::Relaxed);
-            return done(GuestReply::Overloaded);
+            return done(GuestReply::Overloaded, 0);
         }
         queue.jobs.push_back((request, done));
         drop(queue);
