@@ -269,7 +269,7 @@ fn a_fold_that_fails_says_why_and_what_it_cost() {
 
 #[test]
 fn a_module_that_is_missing() {
-    let cluster = Cluster::start(1, Plan::with("[tables.raw]\n"));
+    let cluster = Cluster::start(1, Plan::with("[tables.raw]\nn = 1\n"));
     let node = &cluster.nodes[0];
     let bytes = wasm("test/misbehave.wasm");
     let file = Digest::of(&bytes).to_string().replace("sha256:", "");
@@ -277,7 +277,7 @@ fn a_module_that_is_missing() {
     node.http()
         .put("/v1/reconcilers/gone?accept=unlawful", bytes)
         .is(201);
-    let definition = json!({"reconciler": "gone"}).to_string();
+    let definition = json!({"reconciler": "gone", "n": 1}).to_string();
     node.http().put("/v1/tables/bereft", definition).is(201);
     let name = item("bereft", "k");
     for _ in 0..2 {
@@ -365,6 +365,12 @@ fn the_command_tells_the_story() {
     for basket in [json!({"apple": 1}), json!({"pear": 2})] {
         put_json(node, &name, basket);
     }
+    eventually("all have both", || {
+        let told = explain(node, &name, "&r=all");
+        let held = |one: &Value| one["held_by"].as_array().is_some_and(|by| by.len() == 3);
+        let whole = list(&told, "siblings").iter().all(held);
+        whole.then_some(()).ok_or_else(|| told.to_string())
+    });
     let run = |arguments: &[&str]| {
         let output = Command::new(KINFOLD)
             .env_clear()

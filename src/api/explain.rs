@@ -205,7 +205,7 @@ pub fn represent<S: Service>(
         .set
         .siblings()
         .map(|(dot, version)| {
-            let held_by: Vec<String> = explanation
+            let mut held_by: Vec<String> = explanation
                 .witnesses
                 .iter()
                 .filter(|witness| match &witness.saw {
@@ -214,6 +214,7 @@ pub fn represent<S: Service>(
                 })
                 .map(|witness| names.of(witness.node))
                 .collect();
+            held_by.sort();
             json!({
                 "dot": dot.to_string(),
                 "node": names.of(dot.actor.node),

@@ -39,8 +39,9 @@ pub const DEFAULT_LIMIT: u64 = 1_000;
 pub const MAX_LIMIT: u64 = 100_000;
 /// How long a dry run may take. It rests half of that.
 pub const MAX_DURATION: Duration = Duration::from_secs(600);
-/// How often a page is asked for before its partition is left out.
-const MAX_PAGE_TRIES: u32 = 5;
+/// How often a page that no replica gave is asked for again, in the whole dry run:
+/// enough for a node that is just starting, and an end where one is gone.
+const MAX_RETRIES: u32 = 20;
 /// How long to wait before a page is asked for again.
 const PAGE_RETRY: Duration = Duration::from_millis(200);
 /// The longest rest between two pages.
@@ -175,6 +176,7 @@ impl Node {
             limit,
             is_upload,
             progress: Arc::new(progress),
+            retries_left: MAX_RETRIES,
         };
         self.runtime.spawn(async move {
             let mut report = report;
@@ -324,10 +326,11 @@ struct Looking {
     limit: u64,
     is_upload: bool,
     progress: Arc<watch::Sender<Progress>>,
+    retries_left: u32,
 }
 
 impl Looking {
-    async fn run(self, ready: Ready) -> Result<Report, AdminError> {
+    async fn run(mut self, ready: Ready) -> Result<Report, AdminError> {
         let begun_ms = self.node.ports.clock.now().monotonic_ms;
         let deadline_ms = begun_ms + MAX_DURATION.as_millis() as u64;
         let mut candidate = ready.candidate.clone();
@@ -393,7 +396,7 @@ impl Looking {
 
     /// Goes through one partition, page by page.
     async fn look(
-        &self,
+        &mut self,
         partition: Partition,
         keeps_states: bool,
         report: &mut Report,
@@ -401,7 +404,7 @@ impl Looking {
         give: &mpsc::Sender<Batch>,
         deadline_ms: u64,
     ) -> Result<(), AdminError> {
-        let clock = &self.node.ports.clock;
+        let clock = self.node.ports.clock.clone();
         let mut after = None;
         let mut last_from = None;
         loop {
@@ -453,7 +456,7 @@ impl Looking {
                 return Ok(());
             }
             // Clients come first: the stores and the wire rest, too.
-            tokio::time::sleep(since(&**clock, begun_us).min(MAX_PAGE_REST)).await;
+            tokio::time::sleep(since(&*clock, begun_us).min(MAX_PAGE_REST)).await;
             let is_last = next.is_none();
             after = next;
             if is_last {
@@ -466,8 +469,8 @@ impl Looking {
     }
 
     /// A page; none when no replica gives it.
-    async fn page(&self, ask: SurveyAsk) -> Result<Option<SurveyPage>, AdminError> {
-        for _ in 0..MAX_PAGE_TRIES {
+    async fn page(&mut self, ask: SurveyAsk) -> Result<Option<SurveyPage>, AdminError> {
+        loop {
             if self.node.draining.load(Ordering::Relaxed) {
                 let refusal = Refusal::NotReady("it is shutting down".to_owned());
                 return Err(AdminError::Refused(refusal));
@@ -477,10 +480,13 @@ impl Looking {
                 Err(Refusal::NoSuchTable) => return Err(AdminError::NoSuchTable),
                 Err(error) => {
                     tracing::debug!(partition = ask.partition.0, %error, "no page of a table");
+                    let Some(left) = self.retries_left.checked_sub(1) else {
+                        return Ok(None);
+                    };
+                    self.retries_left = left;
                     tokio::time::sleep(PAGE_RETRY).await;
                 }
             }
         }
-        Ok(None)
     }
 }

@@ -295,6 +295,16 @@ mod tests {
         assert_eq!(Position(u128::MAX).partition(1), Partition(0));
     }
 
+    #[test]
+    fn a_table_begins_after_what_comes_before_it() {
+        let before = ItemKey::before_table(TableId(7)).expect("there are lesser tables");
+        assert_eq!(ItemKey::decode(before.as_bytes()), Some(before.clone()));
+        let least = ItemKey::new(TableId(7), &[0], None);
+        let lesser = ItemKey::new(TableId(6), &[0xff; 9], Some(&[0xff; 9]));
+        assert!(lesser < before && before < least);
+        assert_eq!(ItemKey::before_table(TableId(0)), None);
+    }
+
     proptest! {
         #[test]
         fn item_keys_round_trip_and_keep_order(

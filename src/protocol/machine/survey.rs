@@ -15,6 +15,7 @@ use super::super::effect::{Effect, RequestId, StoreReply, StoreRequest, SurveyAs
 use super::super::exchange::{ANSWER_TIMEOUT_MS, Answer, Ask, MAX_BATCH_BYTES, MAX_BATCH_ROWS};
 use super::super::id::{ItemKey, NodeId, Partition, TableId};
 use super::super::message::{Message, MessageId, Refusal};
+use super::super::siblings::SiblingSet;
 use super::serving::Asker;
 use super::{AwaitedOf, Machine};
 
@@ -22,6 +23,10 @@ use super::{AwaitedOf, Machine};
 /// looks through one table at a time, so this only bounds pages that were given
 /// up but not answered yet.
 pub const MAX_SURVEYS: usize = 4;
+
+/// How long a replica may take that seems to be down already: a dry run must not
+/// wait the full time for it in every partition.
+const DOUBTED_TIMEOUT_MS: u64 = 1_000;
 
 /// A page on its way.
 #[derive(Debug)]
@@ -110,18 +115,20 @@ impl Machine {
             .collect();
         // Those that seem down come last, not never: opinions are stale.
         untried.sort_by_key(|node| (*node != self.me, !self.is_up(*node)));
-        let due_ms = self.now.monotonic_ms + ANSWER_TIMEOUT_MS;
-        let needed = 1;
         let Some(&node) = untried.first() else {
-            return self.finish_survey(
-                id,
-                Err(Refusal::QuorumUnmet {
-                    needed,
-                    got: 0,
-                    may_be_stored: false,
-                }),
-            );
+            let refusal = Refusal::QuorumUnmet {
+                needed: 1,
+                got: 0,
+                may_be_stored: false,
+            };
+            return self.finish_survey(id, Err(refusal));
         };
+        let timeout_ms = if node == self.me || self.is_up(node) {
+            ANSWER_TIMEOUT_MS
+        } else {
+            DOUBTED_TIMEOUT_MS
+        };
+        let due_ms = self.now.monotonic_ms + timeout_ms;
         let surveying = self.surveys.get_mut(&id).expect("looked up above");
         surveying.tried.push(node);
         surveying.due_ms = due_ms;
@@ -196,8 +203,10 @@ impl Machine {
             .map(|(id, _)| *id)
             .collect();
         for id in late {
-            if let Some(message) = self.surveys.get(&id).and_then(|late| late.awaited) {
-                self.awaited.remove(&message);
+            let message = self.surveys.get(&id).and_then(|late| late.awaited);
+            if let Some(awaited) = message.and_then(|message| self.awaited.remove(&message)) {
+                // The next page is asked of another one first.
+                self.membership.on_timeout(awaited.node, now_ms);
             }
             self.ask_next_replica(id);
         }
@@ -212,12 +221,82 @@ impl Machine {
 
 /// Whether what a replica gave lies in the table and beyond the cursor: a peer is
 /// not believed that would have a dry run go round in circles.
-fn moves_on(
-    ask: &SurveyAsk,
-    rows: &[(ItemKey, super::super::siblings::SiblingSet)],
-    next: Option<&ItemKey>,
-) -> bool {
+fn moves_on(ask: &SurveyAsk, rows: &[(ItemKey, SiblingSet)], next: Option<&ItemKey>) -> bool {
     let is_beyond = |key: &ItemKey| ask.after.as_ref().is_none_or(|after| key > after);
     let mut keys = rows.iter().map(|(key, _)| key);
     keys.all(|key| key.table() == ask.table && is_beyond(key)) && next.is_none_or(is_beyond)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::context::Context;
+    use super::super::super::dot::{Actor, Dot, Epoch};
+    use super::super::super::siblings::Version;
+    use super::*;
+
+    const TABLE: TableId = TableId(7);
+
+    fn row(table: u64, key: &str, siblings: u64) -> (ItemKey, SiblingSet) {
+        let mut set = SiblingSet::new();
+        for counter in 1..=siblings {
+            let actor = Actor {
+                node: NodeId(1),
+                epoch: Epoch(1),
+            };
+            let version = Version {
+                value: Some(bytes::Bytes::from_static(b"v")),
+                content_type: "text/plain".into(),
+                written_at_us: counter,
+                stands_for: None,
+            };
+            set.put(&Context::new(), Dot { actor, counter }, version);
+        }
+        let key = ItemKey::new(TableId(table), key.as_bytes(), None);
+        (key, set)
+    }
+
+    /// How many were gone through, the keys that are wanted, and whether more follow.
+    fn told(rows: Vec<(ItemKey, SiblingSet)>, done: bool, singles: bool) -> (u64, usize, bool) {
+        match page(TABLE, singles, StoreReply::Rows { rows, done }) {
+            Answer::Surveyed {
+                scanned,
+                rows,
+                next,
+            } => (scanned, rows.len(), next.is_some()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_page_holds_the_tables_own_and_ends_with_it() {
+        let rows = || vec![row(7, "a", 1), row(7, "b", 2), row(7, "c", 3)];
+        assert_eq!(told(rows(), false, false), (3, 2, true));
+        assert_eq!(told(rows(), false, true), (3, 3, true));
+        assert_eq!(told(rows(), true, false), (3, 2, false));
+        // The next table begins in the page: this one is through.
+        let mut more = rows();
+        more.push(row(8, "a", 2));
+        assert_eq!(told(more, false, false), (3, 2, false));
+        assert_eq!(told(vec![row(9, "a", 2)], false, true), (0, 0, false));
+        assert_eq!(told(Vec::new(), true, true), (0, 0, false));
+        // A page without a conflict goes on all the same.
+        assert_eq!(told(vec![row(7, "a", 1)], false, false), (1, 0, true));
+    }
+
+    #[test]
+    fn a_peer_cannot_turn_the_cursor_back() {
+        let ask = |after: Option<&str>| SurveyAsk {
+            table: TABLE,
+            partition: Partition(0),
+            after: after.map(|key| row(7, key, 1).0),
+            singles: true,
+        };
+        let rows = [row(7, "c", 2)];
+        let key = |key: &str| row(7, key, 1).0;
+        assert!(moves_on(&ask(None), &rows, Some(&key("c"))));
+        assert!(moves_on(&ask(Some("b")), &rows, None));
+        assert!(!moves_on(&ask(Some("c")), &rows, None));
+        assert!(!moves_on(&ask(Some("b")), &rows, Some(&key("b"))));
+        assert!(!moves_on(&ask(None), &[row(8, "c", 2)], None));
+    }
 }
