@@ -34,9 +34,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::protocol::catalog::Digest;
+use crate::protocol::catalog::{Catalog, Digest};
 use crate::protocol::machine::Counters;
 use crate::reconcile::ModuleFigures;
+use crate::reconcile::quarantine::Trouble;
 use crate::store::Figures;
 
 /// Bounds of the latency histograms, in seconds: from a read out of memory to
@@ -437,6 +438,60 @@ pub fn of_modules(health: &BTreeMap<Digest, ModuleFigures>) -> Vec<Family> {
             name: "kinfold_module_failures",
             help: "Runs of each module that failed",
             samples: Samples::Counter(by(|health| health.failures)),
+        },
+    ]
+}
+
+/// How the reconcilers have fared, by name: all of their digests together, but for
+/// the quarantine, which is the current one's.
+pub fn of_reconcilers(
+    catalog: &Catalog,
+    health: &BTreeMap<Digest, ModuleFigures>,
+    troubles: &BTreeMap<Digest, Trouble>,
+) -> Vec<Family> {
+    let label = |name: &str| vec![("name", name.to_owned())];
+    let sum = |pick: &dyn Fn(Digest) -> u64| {
+        let reconcilers = catalog.reconcilers();
+        let samples = reconcilers.map(|(name, definition)| {
+            let digests = definition.modules.iter().map(|module| module.digest);
+            (label(name), digests.map(pick).sum())
+        });
+        Samples::Counter(samples.collect())
+    };
+    let figure = |digest, pick: fn(&ModuleFigures) -> u64| health.get(&digest).map_or(0, pick);
+    let is_quarantined = |digest: Digest| {
+        let trouble = troubles.get(&digest);
+        trouble.is_some_and(|trouble| trouble.quarantined_since_us.is_some())
+    };
+    let quarantined = catalog.reconcilers().map(|(name, definition)| {
+        let quarantined = is_quarantined(definition.current);
+        (label(name), f64::from(u8::from(quarantined)))
+    });
+    vec![
+        Family {
+            name: "kinfold_reconciler_runs",
+            help: "What each reconciler was run for on this node: folds, operations, views",
+            samples: sum(&|digest| figure(digest, |figures| figures.folds)),
+        },
+        Family {
+            name: "kinfold_reconciler_failures",
+            help: "Runs of each reconciler that failed",
+            samples: sum(&|digest| figure(digest, |figures| figures.failures)),
+        },
+        Family {
+            name: "kinfold_reconciler_fuel",
+            help: "Fuel that each reconciler burnt",
+            samples: sum(&|digest| figure(digest, |figures| figures.fuel)),
+        },
+        Family {
+            name: "kinfold_reconciler_spared",
+            help: "Requests that were answered without running a reconciler that fails",
+            samples: sum(&|digest| troubles.get(&digest).map_or(0, |trouble| trouble.spared)),
+        },
+        Family {
+            name: "kinfold_reconciler_quarantined",
+            help: "Whether the current module of each reconciler is quarantined on this node",
+            samples: Samples::Gauge(quarantined.collect()),
         },
     ]
 }

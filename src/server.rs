@@ -29,6 +29,7 @@ use crate::protocol::effect::{Input, StoreError};
 use crate::protocol::id::NodeId;
 use crate::protocol::machine::{MEMBERSHIP_RECORD, Machine, Upkeep};
 use crate::protocol::membership::{Identity, Pace};
+use crate::reconcile::quarantine::Guarded;
 use crate::reconcile::registry::{InspectError, LoadError, Registry};
 use crate::reconcile::rehearsal::Rehearsal;
 use crate::reconcile::wasm::{Sandbox, SandboxLimits, Workers};
@@ -241,7 +242,7 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
     let ports = Ports {
         clock: clock.clone(),
         store: store.clone(),
-        guests: workers.clone(),
+        guests: Arc::new(Guarded::new(workers.clone(), clock.clone())),
         modules: Arc::new(ModuleShelf {
             registry,
             dice: std::sync::Mutex::new(Dice::from_seed(seed)),

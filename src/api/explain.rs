@@ -104,6 +104,7 @@ fn outcome(explanation: &Explanation) -> &'static str {
         (Told::Siblings { .. }, Some(FoldOutcome::Unresolved)) => "unresolved",
         (Told::Siblings { .. }, Some(FoldOutcome::Missing)) => "missing",
         (Told::Siblings { .. }, Some(FoldOutcome::Overloaded)) => "overloaded",
+        (Told::Siblings { .. }, Some(FoldOutcome::Quarantined)) => "quarantined",
         (Told::Siblings { .. }, Some(_)) => "failed",
         (Told::Siblings { .. }, None) => "siblings",
         (_, Some(_)) if explanation.set.len() > 1 => "folded",

@@ -207,6 +207,13 @@ async fn put<S: Service>(
         )
         .with(ALLOW, HeaderValue::from_static(ALLOW_OPERATIONS)));
     }
+    if target.table.is_orphaned {
+        // It may have been a data type's, whose state is no client's to write.
+        return Err(Problem::new(
+            Code::NotReady,
+            "the table's reconciler was deleted: upload it again, or give the table another",
+        ));
+    }
     let content_type: Arc<str> = headers::request_content_type(&parts.headers)?
         .unwrap_or(headers::OCTET_STREAM)
         .into();

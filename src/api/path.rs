@@ -4,8 +4,18 @@
 //! to 0xff, `/` written as `%2F`. Splitting comes before decoding, so an encoded
 //! slash never starts a segment.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+
 use super::problem::{Code, Problem};
 use crate::protocol::id::{MAX_PARTITION_KEY_BYTES, MAX_SORT_KEY_BYTES};
+
+/// What is written as it is in a segment that this node writes.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+/// Percent-encodes bytes as one segment of a path.
+pub fn encode(bytes: &[u8]) -> String {
+    percent_encode(bytes, PLAIN).to_string()
+}
 
 /// What to say of a slash that was not encoded.
 pub const SLASH_HINT: &str = "a '/' that belongs to a key is written %2F";

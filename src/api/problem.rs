@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::Body;
 use crate::node::AdminError;
+use crate::protocol::catalog::ChangeRefused as C;
 use crate::protocol::effect::StoreError;
 use crate::protocol::membership::{LeaveRefused, RemoveRefused};
 use crate::protocol::message::Refusal;
@@ -41,6 +42,9 @@ pub enum Code {
     TooManySiblings,
     MemberIsUp,
     LastMember,
+    ReconcilerInUse,
+    BuiltIn,
+    NoEarlierVersion,
     TooLarge,
     UnsupportedMediaType,
     InvalidTable,
@@ -52,6 +56,7 @@ pub enum Code {
     QuorumUnmet,
     Overloaded,
     NotReady,
+    Quarantined,
     StorageFull,
 }
 
@@ -107,6 +112,17 @@ impl Code {
                 "last_member",
                 "Nobody could take over the node's data",
             ),
+            Code::ReconcilerInUse => (
+                S::CONFLICT,
+                "reconciler_in_use",
+                "Tables use the reconciler",
+            ),
+            Code::BuiltIn => (S::CONFLICT, "built_in", "The reconciler is built in"),
+            Code::NoEarlierVersion => (
+                S::CONFLICT,
+                "no_earlier_version",
+                "There is nothing to go back to",
+            ),
             Code::TooLarge => (S::PAYLOAD_TOO_LARGE, "too_large", "Too large"),
             Code::UnsupportedMediaType => (
                 S::UNSUPPORTED_MEDIA_TYPE,
@@ -150,6 +166,11 @@ impl Code {
                 "The node is overloaded",
             ),
             Code::NotReady => (S::SERVICE_UNAVAILABLE, "not_ready", "The node is not ready"),
+            Code::Quarantined => (
+                S::SERVICE_UNAVAILABLE,
+                "quarantined",
+                "The reconciler is quarantined",
+            ),
             Code::StorageFull => (S::INSUFFICIENT_STORAGE, "storage_full", "The disk is full"),
         }
     }
@@ -271,12 +292,13 @@ impl From<Refusal> for Problem {
             Refusal::TooManySiblings { .. } => Code::TooManySiblings,
             Refusal::BadOperation(_) => Code::BadOperation,
             Refusal::ReconcileFailed(_) => Code::ReconcileFailed,
+            Refusal::Quarantined(_) => Code::Quarantined,
             Refusal::Storage(StoreError::Full) => Code::StorageFull,
             Refusal::Storage(StoreError::Corrupt(_) | StoreError::Io(_)) => Code::StorageFailed,
         };
         let problem = Problem::new(code, &refusal);
         match &refusal {
-            Refusal::ReconcileFailed(reason) => problem.with(
+            Refusal::ReconcileFailed(reason) | Refusal::Quarantined(reason) => problem.with(
                 super::headers::RECONCILE_ERROR,
                 super::headers::text(reason),
             ),
@@ -292,8 +314,17 @@ impl From<AdminError> for Problem {
             AdminError::InvalidModule(_) => Code::InvalidModule,
             AdminError::LawViolated { .. } => Code::LawViolated,
             AdminError::NoSuchTable => Code::NoSuchTable,
-            AdminError::NoSuchReconciler => Code::NoSuchReconciler,
             AdminError::Busy(_) => Code::Overloaded,
+            AdminError::NoSuchReconciler | AdminError::Change(C::NoSuchReconciler) => {
+                Code::NoSuchReconciler
+            }
+            AdminError::Change(C::NoSuchTable) => Code::NoSuchTable,
+            AdminError::Change(C::InvalidTable(_)) => Code::InvalidTable,
+            AdminError::Change(C::InvalidModule(_)) => Code::InvalidModule,
+            AdminError::Change(C::InUse { .. }) => Code::ReconcilerInUse,
+            AdminError::Change(C::BuiltIn { .. }) => Code::BuiltIn,
+            AdminError::Change(C::NothingBefore { .. }) => Code::NoEarlierVersion,
+            AdminError::Unmet { .. } => Code::QuorumUnmet,
             AdminError::Leave(LeaveRefused::LastMember) => Code::LastMember,
             AdminError::Remove(RemoveRefused::Unknown) => Code::NoSuchMember,
             AdminError::Remove(RemoveRefused::IsUp { .. }) => Code::MemberIsUp,
@@ -305,6 +336,9 @@ impl From<AdminError> for Problem {
         match error {
             AdminError::LawViolated { counterexample, .. } => {
                 problem.with_member("counterexample", counterexample)
+            }
+            AdminError::Change(C::InUse { tables, .. }) => {
+                problem.with_member("tables", json!(tables))
             }
             _ => problem,
         }

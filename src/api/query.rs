@@ -59,6 +59,24 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
+    /// How long the client is willing to wait.
+    pub fn timeout_ms(&self) -> Result<u64, Problem> {
+        let Some(text) = self.get("timeout_ms") else {
+            return Ok(DEFAULT_TIMEOUT_MS);
+        };
+        Some(text)
+            // `parse` would take a sign, too.
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|text| text.parse().ok())
+            .filter(|ms| (1..=MAX_TIMEOUT_MS).contains(ms))
+            .ok_or_else(|| {
+                Problem::bad_request(format_args!(
+                    "timeout_ms is {:?}; it is 1..={MAX_TIMEOUT_MS}",
+                    path::shorten(text)
+                ))
+            })
+    }
+
     /// A parameter that is `true` or `false`.
     pub fn flag(&self, name: &str) -> Result<bool, Problem> {
         match self.get(name) {
@@ -125,20 +143,7 @@ impl Quorum {
                 ));
             }
         };
-        let timeout_ms = match query.get("timeout_ms") {
-            None => DEFAULT_TIMEOUT_MS,
-            Some(text) => Some(text)
-                // `parse` would take a sign, too.
-                .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
-                .and_then(|text| text.parse().ok())
-                .filter(|ms| (1..=MAX_TIMEOUT_MS).contains(ms))
-                .ok_or_else(|| {
-                    Problem::bad_request(format_args!(
-                        "timeout_ms is {:?}; it is 1..={MAX_TIMEOUT_MS}",
-                        path::shorten(text)
-                    ))
-                })?,
-        };
+        let timeout_ms = query.timeout_ms()?;
         Ok(Quorum {
             r: count("r", table.r)?,
             w: count("w", table.w)?,

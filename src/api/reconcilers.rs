@@ -1,4 +1,11 @@
-//! `/v1/reconcilers`: modules, uploaded, listed, fetched and rolled back.
+//! `/v1/reconcilers`: modules, uploaded, listed, fetched, rolled back and deleted.
+//!
+//! Promises: what was answered 200, 201 or 204 is durable on a majority of the
+//! layout's nodes; how a module fares, and whether it is quarantined, is told as
+//! it is on the node that answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, ETAG, HeaderValue, VARY};
@@ -9,9 +16,12 @@ use super::problem::{Code, Problem};
 use super::query::Query;
 use super::route::Resource;
 use super::service::Service;
+use super::siblings::rfc3339;
 use super::{Answer, Call, accept, headers, path, require_method};
+use crate::node::Trouble;
 use crate::protocol::catalog::{
-    Catalog, Digest, Lawfulness, MAX_RECONCILERS, ModuleInfo, ModuleKind, ReconcilerDefinition,
+    Catalog, CatalogChange, Deed, Digest, Lawfulness, MAX_RECONCILERS, ModuleInfo, ModuleKind,
+    ReconcilerDefinition,
 };
 use crate::table_spec;
 
@@ -59,8 +69,52 @@ pub(super) fn laws(lawfulness: &Lawfulness) -> Value {
     }
 }
 
-fn describe_module<S: Service>(service: &S, module: &ModuleInfo) -> Value {
-    let health = service.module_health(module.digest);
+fn digest_text(digest: Option<Digest>) -> Value {
+    digest.map_or(Value::Null, |digest| json!(digest.to_string()))
+}
+
+/// How a module fares on this node.
+fn health<S: Service>(
+    service: &S,
+    catalog: &Catalog,
+    troubles: &BTreeMap<Digest, Trouble>,
+    digest: Digest,
+) -> Value {
+    let figures = service.module_health(digest);
+    let trouble = troubles.get(&digest).cloned().unwrap_or_default();
+    let mut document = json!({
+        "folds": figures.folds,
+        "failures": figures.failures,
+        "fuel": figures.fuel,
+        "spared": trouble.spared,
+        "failing_items": trouble.failing_items,
+        "quarantined_since": trouble.quarantined_since_us.map(rfc3339),
+    });
+    if let Some(failure) = trouble.last_failure {
+        let (_, partition_key, sort_key) = failure.key.parts();
+        let sort_keys = catalog
+            .table(&failure.table)
+            .is_some_and(|table| table.sort_keys);
+        let text = |bytes: &[u8]| path::encode(bytes);
+        let mut item = format!(
+            "/v1/tables/{}/items/{}",
+            failure.table,
+            text(&partition_key)
+        );
+        if let Some(sort_key) = sort_key.filter(|_| sort_keys) {
+            item = format!("{item}/{}", text(&sort_key));
+        }
+        document["last_failure"] = json!({
+            "error": failure.error,
+            "at": rfc3339(failure.at_us),
+            "table": failure.table.as_ref(),
+            "item": item,
+        });
+    }
+    document
+}
+
+fn describe_module(module: &ModuleInfo, health: &Value) -> Value {
     json!({
         "digest": module.digest.to_string(),
         "size_bytes": module.size_bytes,
@@ -70,33 +124,71 @@ fn describe_module<S: Service>(service: &S, module: &ModuleInfo) -> Value {
         "version": module.version.as_ref(),
         "built_in": module.built_in,
         "laws": laws(&module.lawfulness),
-        "folds": health.folds,
-        "failures": health.failures,
+        "folds": health["folds"],
+        "failures": health["failures"],
+        "health": health,
     })
 }
 
-/// A reconciler: its current module, those it had, and who uses it.
+/// A reconciler: its current module, those it had, what was done to it, and who
+/// uses it.
 fn describe<S: Service>(
     service: &S,
     catalog: &Catalog,
+    troubles: &BTreeMap<Digest, Trouble>,
     name: &str,
     definition: &ReconcilerDefinition,
 ) -> Value {
-    let tables: Vec<&str> = catalog
-        .tables()
-        .filter(|(_, table)| table.reconciler.as_deref() == Some(name))
-        .map(|(table, _)| table.as_ref())
-        .collect();
+    let describe_one = |module: &ModuleInfo| {
+        let health = health(service, catalog, troubles, module.digest);
+        describe_module(module, &health)
+    };
     let mut document = match definition.module(definition.current) {
-        Some(module) => describe_module(service, module),
+        Some(module) => describe_one(module),
         None => json!({ "digest": definition.current.to_string() }),
     };
-    document["name"] = json!(name);
-    document["versions"] = definition
+    let tables_by = |pin: Option<Digest>| -> Vec<&str> {
+        let pinned_so = |table: &&Arc<str>| {
+            let table = catalog.table(table);
+            table.is_some_and(|table| table.reconciler_digest == pin)
+        };
+        catalog
+            .tables_of(name)
+            .filter(pinned_so)
+            .map(AsRef::as_ref)
+            .collect()
+    };
+    let versions: Vec<Value> = definition
         .modules
         .iter()
-        .map(|module| describe_module(service, module))
+        .map(|module| {
+            let mut version = describe_one(module);
+            let uploaded = catalog
+                .history(name)
+                .find(|entry| entry.digest == module.digest && entry.deed == Deed::Uploaded);
+            version["current"] = json!(module.digest == definition.current);
+            version["uploaded_at"] = json!(uploaded.map(|entry| rfc3339(entry.at_us)));
+            version["uploaded_on"] = json!(uploaded.map(|entry| entry.by.as_ref()));
+            version["pinned_by"] = json!(tables_by(Some(module.digest)));
+            version
+        })
         .collect();
+    let history: Vec<Value> = catalog
+        .history(name)
+        .map(|entry| {
+            json!({
+                "at": rfc3339(entry.at_us),
+                "node": entry.by.as_ref(),
+                "deed": entry.deed.as_str(),
+                "digest": entry.digest.to_string(),
+            })
+        })
+        .collect();
+    let tables: Vec<&str> = catalog.tables_of(name).map(AsRef::as_ref).collect();
+    document["name"] = json!(name);
+    document["versions"] = json!(versions);
+    document["history"] = json!(history);
+    document["previous"] = digest_text(catalog.previous(name));
     document["tables"] = json!(tables);
     document
 }
@@ -106,9 +198,10 @@ pub fn list<S: Service>(service: &S, call: &Call) -> Answer {
     require_method(call, Resource::Reconcilers)?;
     Query::parse(call.parts.uri.query(), &[])?;
     let catalog = service.catalog();
+    let troubles = service.troubles();
     let reconcilers: Vec<Value> = catalog
         .reconcilers()
-        .map(|(name, definition)| describe(service, &catalog, name, definition))
+        .map(|(name, definition)| describe(service, &catalog, &troubles, name, definition))
         .collect();
     Ok(super::json(
         StatusCode::OK,
@@ -116,14 +209,14 @@ pub fn list<S: Service>(service: &S, call: &Call) -> Answer {
     ))
 }
 
-/// `GET` and `PUT` of `/v1/reconcilers/{name}`.
+/// `GET`, `PUT` and `DELETE` of `/v1/reconcilers/{name}`.
 pub async fn handle<S: Service>(service: &S, name: &str, call: &mut Call) -> Answer {
     require_method(call, Resource::Reconciler)?;
     let name = path::name(name)?;
-    if call.parts.method == Method::PUT {
-        put(service, name, call).await
-    } else {
-        get(service, name, call)
+    match call.parts.method {
+        Method::PUT => put(service, name, call).await,
+        Method::DELETE => delete(service, name, call).await,
+        _ => get(service, name, call),
     }
 }
 
@@ -137,7 +230,7 @@ fn get<S: Service>(service: &S, name: Option<String>, call: &Call) -> Answer {
     let mut response = match accept::best(&call.parts.headers, &[JSON, WASM]) {
         Some(JSON) => super::json(
             StatusCode::OK,
-            &describe(service, &catalog, &name, definition),
+            &describe(service, &catalog, &service.troubles(), &name, definition),
         ),
         Some(_) => {
             let bytes = service.module_bytes(definition.current).ok_or_else(|| {
@@ -166,7 +259,8 @@ fn get<S: Service>(service: &S, name: Option<String>, call: &Call) -> Answer {
 }
 
 async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call) -> Answer {
-    let query = Query::parse(call.parts.uri.query(), &["accept"])?;
+    let query = Query::parse(call.parts.uri.query(), &["accept", "timeout_ms"])?;
+    let timeout_ms = query.timeout_ms()?;
     let accept_unlawful = match query.get("accept") {
         None => false,
         Some("unlawful") => true,
@@ -203,7 +297,7 @@ async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call) -> 
         return Err(invalid(&"the body is empty; send the module's bytes"));
     }
     let upload = service
-        .add_reconciler(&name, bytes, accept_unlawful)
+        .add_reconciler(&name, bytes, accept_unlawful, timeout_ms)
         .await?;
     let status = if upload.created {
         StatusCode::CREATED
@@ -223,21 +317,25 @@ async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call) -> 
     ))
 }
 
-/// `POST /v1/reconcilers/{name}/rollback` with `{"digest"}`.
+/// `POST /v1/reconcilers/{name}/rollback` with `{"digest"}`, or with `{}` for what
+/// was current before.
 pub async fn roll_back<S: Service>(service: &S, name: &str, call: &mut Call) -> Answer {
     require_method(call, Resource::Rollback)?;
-    Query::parse(call.parts.uri.query(), &[])?;
+    let query = Query::parse(call.parts.uri.query(), &["timeout_ms"])?;
+    let timeout_ms = query.timeout_ms()?;
     let name = path::name(name)?
         .filter(|name| service.catalog().reconciler(name).is_some())
         .ok_or_else(Problem::no_such_reconciler)?;
     let mut body = super::json_object(call, MAX_JSON_BYTES).await?;
-    let digest: Digest = match body.remove("digest") {
-        Some(Value::String(text)) => text
-            .parse()
-            .map_err(|error| Problem::bad_request(format_args!("digest: {error}")))?,
-        _ => {
+    let digest: Option<Digest> = match body.remove("digest") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(
+            text.parse()
+                .map_err(|error| Problem::bad_request(format_args!("digest: {error}")))?,
+        ),
+        Some(_) => {
             return Err(Problem::bad_request(
-                "the body is {\"digest\": \"sha256:…\"}",
+                "the body is {\"digest\": \"sha256:…\"}, or {} for the version before",
             ));
         }
     };
@@ -246,13 +344,41 @@ pub async fn roll_back<S: Service>(service: &S, name: &str, call: &mut Call) -> 
             "the key {key:?} is not known here; the body is {{\"digest\": \"sha256:…\"}}"
         )));
     }
-    service.roll_back_reconciler(&name, digest).await?;
+    let change = CatalogChange::RollBack {
+        name: name.as_str().into(),
+        digest,
+    };
+    let applied = service.publish(change, timeout_ms).await?;
     let catalog = service.catalog();
     let definition = catalog
         .reconciler(&name)
         .ok_or_else(Problem::no_such_reconciler)?;
-    Ok(super::json(
-        StatusCode::OK,
-        &describe(service, &catalog, &name, definition),
-    ))
+    let mut document = describe(service, &catalog, &service.troubles(), &name, definition);
+    document["rolled_back"] = json!({
+        "from": digest_text(applied.before),
+        "to": digest_text(applied.current),
+        "changed": applied.changed,
+    });
+    Ok(super::json(StatusCode::OK, &document))
+}
+
+async fn delete<S: Service>(service: &S, name: Option<String>, call: &Call) -> Answer {
+    let query = Query::parse(call.parts.uri.query(), &["confirm", "timeout_ms"])?;
+    let timeout_ms = query.timeout_ms()?;
+    let name = name
+        .filter(|name| service.catalog().reconciler(name).is_some())
+        .ok_or_else(Problem::no_such_reconciler)?;
+    if query.get("confirm") != Some(name.as_str()) {
+        return Err(Problem::bad_request(format_args!(
+            "deleting a reconciler deletes all of its versions; add ?confirm={name} if that is \
+             what you want"
+        )));
+    }
+    let change = CatalogChange::DeleteReconciler {
+        name: name.as_str().into(),
+    };
+    service.publish(change, timeout_ms).await?;
+    let mut response = Response::new(super::Body::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
 }

@@ -46,11 +46,10 @@ impl Resource {
                 ],
                 "GET, HEAD, PUT, DELETE, POST",
             ),
-            Resource::Table => (
+            Resource::Table | Resource::Reconciler => (
                 &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE],
                 "GET, HEAD, PUT, DELETE",
             ),
-            Resource::Reconciler => (&[Method::GET, Method::HEAD, Method::PUT], "GET, HEAD, PUT"),
             Resource::Rollback | Resource::Leave | Resource::DryRun => (&[Method::POST], "POST"),
             Resource::Member => (&[Method::DELETE], "DELETE"),
             Resource::Peer => (&[Method::GET], "GET"),
@@ -167,7 +166,7 @@ mod tests {
         (
             "/v1/reconcilers/{name}",
             Resource::Reconciler,
-            &["get", "head", "put"],
+            &["get", "head", "put", "delete"],
         ),
         (
             "/v1/reconcilers/{name}/rollback",

@@ -4,14 +4,17 @@
 //! that the API can be tested over a small node of its own. It promises nothing
 //! that [`Node`] does not.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::node::dry_run::{Plan, Running};
-use crate::node::{AdminError, ClusterView, ModuleFigures, Node, RingView, Tables, Upload};
-use crate::protocol::catalog::{Catalog, Digest, TableDefinition};
+use crate::node::{
+    AdminError, ClusterView, ModuleFigures, Node, RingView, Tables, Trouble, Upload,
+};
+use crate::protocol::catalog::{Applied, Catalog, CatalogChange, Digest};
 use crate::protocol::id::Partition;
 use crate::protocol::message::{ItemRequest, Response};
 
@@ -33,27 +36,20 @@ pub trait Service: Send + Sync + 'static {
     fn cluster_view(&self) -> ClusterView;
     /// What `GET /v1/cluster/ring/{table}/{partition_key}` shows.
     fn ring_view(&self, table: &str, partition_key: &[u8]) -> Option<RingView>;
-    /// Makes or changes a table. True when it is new.
-    fn set_table(
+    /// Changes tables or reconcilers, durably on a majority.
+    fn publish(
         &self,
-        name: &str,
-        definition: TableDefinition,
-    ) -> impl Future<Output = Result<bool, AdminError>> + Send;
-    /// Ends a table's life.
-    fn delete_table(&self, name: &str) -> impl Future<Output = Result<(), AdminError>> + Send;
+        change: CatalogChange,
+        timeout_ms: u64,
+    ) -> impl Future<Output = Result<Applied, AdminError>> + Send;
     /// Checks a module and makes it the current one of this name.
     fn add_reconciler(
         &self,
         name: &str,
         bytes: Bytes,
         accept_unlawful: bool,
+        timeout_ms: u64,
     ) -> impl Future<Output = Result<Upload, AdminError>> + Send;
-    /// Makes an older digest current again.
-    fn roll_back_reconciler(
-        &self,
-        name: &str,
-        digest: Digest,
-    ) -> impl Future<Output = Result<(), AdminError>> + Send;
     /// Tries a module on what a table stores.
     fn dry_run(&self, plan: Plan) -> impl Future<Output = Result<Running, AdminError>> + Send;
     /// This node begins to leave the cluster.
@@ -67,6 +63,8 @@ pub trait Service: Send + Sync + 'static {
     fn module_bytes(&self, digest: Digest) -> Option<Bytes>;
     /// How a module has fared on this node.
     fn module_health(&self, digest: Digest) -> ModuleFigures;
+    /// What is wrong with modules on this node.
+    fn troubles(&self) -> BTreeMap<Digest, Trouble>;
     /// Everything that `/metrics` shows.
     fn metrics_text(&self) -> String;
 }
@@ -104,12 +102,8 @@ impl Service for Node {
         Node::ring_view(self, table, partition_key)
     }
 
-    async fn set_table(&self, name: &str, definition: TableDefinition) -> Result<bool, AdminError> {
-        Node::set_table(self, name, definition).await
-    }
-
-    async fn delete_table(&self, name: &str) -> Result<(), AdminError> {
-        Node::delete_table(self, name).await
+    async fn publish(&self, change: CatalogChange, timeout_ms: u64) -> Result<Applied, AdminError> {
+        Node::publish(self, change, timeout_ms).await
     }
 
     async fn add_reconciler(
@@ -117,12 +111,9 @@ impl Service for Node {
         name: &str,
         bytes: Bytes,
         accept_unlawful: bool,
+        timeout_ms: u64,
     ) -> Result<Upload, AdminError> {
-        Node::add_reconciler(self, name, bytes, accept_unlawful).await
-    }
-
-    async fn roll_back_reconciler(&self, name: &str, digest: Digest) -> Result<(), AdminError> {
-        Node::roll_back_reconciler(self, name, digest).await
+        Node::add_reconciler(self, name, bytes, accept_unlawful, timeout_ms).await
     }
 
     async fn dry_run(&self, plan: Plan) -> Result<Running, AdminError> {
@@ -143,6 +134,10 @@ impl Service for Node {
 
     fn module_health(&self, digest: Digest) -> ModuleFigures {
         Node::module_health(self, digest)
+    }
+
+    fn troubles(&self) -> BTreeMap<Digest, Trouble> {
+        Node::troubles(self)
     }
 
     fn metrics_text(&self) -> String {

@@ -12,7 +12,7 @@ use super::query::Query;
 use super::route::Resource;
 use super::service::Service;
 use super::{Answer, Call, path, require_method};
-use crate::protocol::catalog::{MAX_TABLES, TableDefinition};
+use crate::protocol::catalog::{CatalogChange, Table, TableDefinition};
 use crate::table_spec::{self, TableSpec};
 
 /// The longest definition, in bytes: a hundred times what one takes.
@@ -52,10 +52,24 @@ pub async fn handle<S: Service>(service: &S, name: &str, call: &mut Call) -> Ans
             let table = tables
                 .get(name.as_str())
                 .ok_or_else(Problem::no_such_table)?;
-            let document = Value::Object(describe(&name, &table.definition));
-            Ok(super::json(StatusCode::OK, &document))
+            let mut document = describe(&name, &table.definition);
+            document.insert("folds_with".into(), folds_with(table));
+            Ok(super::json(StatusCode::OK, &Value::Object(document)))
         }
     }
+}
+
+/// What folds the table's siblings now; null for a table without a reconciler, and
+/// for one whose reconciler was deleted.
+fn folds_with(table: &Table) -> Value {
+    let Some(module) = &table.module else {
+        return Value::Null;
+    };
+    json!({
+        "reconciler": table.definition.reconciler.as_deref(),
+        "digest": module.digest.to_string(),
+        "pinned": table.definition.reconciler_digest.is_some(),
+    })
 }
 
 fn invalid(detail: impl std::fmt::Display) -> Problem {
@@ -63,7 +77,8 @@ fn invalid(detail: impl std::fmt::Display) -> Problem {
 }
 
 async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call) -> Answer {
-    Query::parse(call.parts.uri.query(), &[])?;
+    let query = Query::parse(call.parts.uri.query(), &["timeout_ms"])?;
+    let timeout_ms = query.timeout_ms()?;
     let name = name
         .filter(|name| table_spec::is_name(name))
         .ok_or_else(|| invalid(format_args!("a table's name has {}", table_spec::NAME_RULE)))?;
@@ -75,6 +90,8 @@ async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call) -> 
             "name is {given}, but the path says {name:?}"
         )));
     }
+    // A GET says this too, and what it gives a PUT takes.
+    body.remove("folds_with");
     let definition = TableSpec::from_json(body)
         .and_then(|spec| spec.into_definition())
         .map_err(invalid)?;
@@ -83,12 +100,13 @@ async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call) -> 
         .get(name.as_str())
         .map(|table| table.definition.clone());
     check(service, existing.as_ref(), &definition)?;
-    let created = if existing.as_ref() == Some(&definition) {
-        // Said already: there is nothing to spread.
-        false
-    } else {
-        service.set_table(&name, definition.clone()).await?
+    // What was said already is published all the same: whoever said it may not have
+    // been told that it was taken.
+    let change = CatalogChange::SetTable {
+        name: name.as_str().into(),
+        definition: definition.clone(),
     };
+    let created = service.publish(change, timeout_ms).await?.created;
     let mut document = describe(&name, &definition);
     let warnings = warnings(service, &definition);
     if !warnings.is_empty() {
@@ -108,21 +126,13 @@ fn check<S: Service>(
     existing: Option<&TableDefinition>,
     definition: &TableDefinition,
 ) -> Result<(), Problem> {
-    let catalog = service.catalog();
-    match existing {
-        Some(existing) if existing.sort_keys != definition.sort_keys => {
-            return Err(invalid(
-                "sort_keys is fixed when a table is made: the items that are there would lose \
-                 their names",
-            ));
-        }
-        None if catalog.tables().count() >= MAX_TABLES => {
-            return Err(invalid(format_args!(
-                "there are {MAX_TABLES} tables already"
-            )));
-        }
-        _ => {}
+    if existing.is_some_and(|existing| existing.sort_keys != definition.sort_keys) {
+        return Err(invalid(
+            "sort_keys is fixed when a table is made: the items that are there would lose \
+             their names",
+        ));
     }
+    let catalog = service.catalog();
     let Some(reconciler) = &definition.reconciler else {
         return Ok(());
     };
@@ -159,7 +169,8 @@ fn warnings<S: Service>(service: &S, definition: &TableDefinition) -> Vec<String
 }
 
 async fn delete<S: Service>(service: &S, name: Option<String>, call: &Call) -> Answer {
-    let query = Query::parse(call.parts.uri.query(), &["confirm"])?;
+    let query = Query::parse(call.parts.uri.query(), &["confirm", "timeout_ms"])?;
+    let timeout_ms = query.timeout_ms()?;
     let name = name
         .filter(|name| service.tables().contains_key(name.as_str()))
         .ok_or_else(Problem::no_such_table)?;
@@ -168,7 +179,10 @@ async fn delete<S: Service>(service: &S, name: Option<String>, call: &Call) -> A
             "deleting a table deletes its items; add ?confirm={name} if that is what you want"
         )));
     }
-    service.delete_table(&name).await?;
+    let change = CatalogChange::DeleteTable {
+        name: name.as_str().into(),
+    };
+    service.publish(change, timeout_ms).await?;
     let mut response = hyper::Response::new(super::Body::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)

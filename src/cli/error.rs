@@ -198,6 +198,8 @@ fn hint(code: &str, retry_after: Option<&str>) -> String {
         "quorum_unmet" => {
             "`kinfold cluster status` shows who is down; ask for fewer replicas with --r or --w, or try again"
         }
+        "reconciler_in_use" => "`kinfold table set --reconciler` gives a table another",
+        "quarantined" => "`kinfold reconciler show` says why",
         "storage_full" => "make room on the node's disk",
         "throttled" | "overloaded" | "not_ready" => {
             return match retry_after {

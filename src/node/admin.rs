@@ -1,22 +1,25 @@
 //! Changing tables, modules and who belongs to the cluster.
 //!
-//! Promises: what was answered is durable on this node and on its way to the
-//! others; a definition or module that is refused changed nothing; what a config
-//! file says is applied when it differs from what it said last time, so that a
-//! change made over HTTP survives a restart.
+//! Promises: what an operator was told is done is durable on a majority of the
+//! layout's nodes, modules included (`machine/publish.rs`); a definition or module
+//! that is refused changed nothing; what a config file says is applied when it
+//! differs from what it said last time, so that a change made over HTTP survives a
+//! restart. What a config file says, and who leaves or is removed, is durable on
+//! this node and on its way to the others.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::{ModuleError, Node, lock};
 use crate::protocol::catalog::{
-    Catalog, Digest, MAX_RECONCILERS, MAX_TABLES, ModuleInfo, TableDefinition,
+    Applied, Catalog, CatalogChange, ChangeRefused, Digest, MAX_RECONCILERS, ModuleInfo,
+    TableDefinition,
 };
-use crate::protocol::effect::Effect;
-use crate::protocol::effect::{Input, StoreError, StoreRequest};
-use crate::protocol::machine::MEMBERSHIP_RECORD;
-use crate::protocol::machine::Machine;
+use crate::protocol::effect::{Effect, Input, RequestId, StoreError, StoreRequest};
+use crate::protocol::machine::{MEMBERSHIP_RECORD, Machine, PublishRefused};
 use crate::protocol::membership::{LeaveRefused, RemoveRefused};
 use crate::protocol::message::Refusal;
 use crate::protocol::time::Now;
@@ -51,6 +54,15 @@ pub enum AdminError {
     /// Something else of the kind is under way.
     #[error("{0}")]
     Busy(&'static str),
+    /// Any other reason of the catalog's.
+    #[error(transparent)]
+    Change(ChangeRefused),
+    #[error("{}", PublishRefused::Unmet { needed: *needed, got: *got, may_be_taken: *may_be_taken })]
+    Unmet {
+        needed: u32,
+        got: u32,
+        may_be_taken: bool,
+    },
     #[error("{0}")]
     Leave(LeaveRefused),
     #[error("{0}")]
@@ -65,6 +77,37 @@ impl From<StoreError> for AdminError {
             StoreError::Overloaded => Refusal::Overloaded,
             error => Refusal::Storage(error),
         })
+    }
+}
+
+impl From<ChangeRefused> for AdminError {
+    fn from(refused: ChangeRefused) -> Self {
+        match refused {
+            ChangeRefused::InvalidTable(text) => AdminError::InvalidTable(text),
+            ChangeRefused::InvalidModule(text) => AdminError::InvalidModule(text),
+            ChangeRefused::NoSuchTable => AdminError::NoSuchTable,
+            ChangeRefused::NoSuchReconciler => AdminError::NoSuchReconciler,
+            other => AdminError::Change(other),
+        }
+    }
+}
+
+impl From<PublishRefused> for AdminError {
+    fn from(refused: PublishRefused) -> Self {
+        match refused {
+            PublishRefused::Change(refused) => refused.into(),
+            PublishRefused::Unmet {
+                needed,
+                got,
+                may_be_taken,
+            } => AdminError::Unmet {
+                needed,
+                got,
+                may_be_taken,
+            },
+            PublishRefused::Overloaded => AdminError::Refused(Refusal::Overloaded),
+            PublishRefused::NotReady(why) => AdminError::Refused(Refusal::NotReady(why)),
+        }
     }
 }
 
@@ -92,7 +135,7 @@ pub(super) fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, 
 }
 
 impl Node {
-    /// Changes the catalog, carries out what follows, and waits until the
+    /// Changes the catalog on this node's own account, carries out what follows, and waits until the
     /// change is durable here.
     async fn change<T>(&self, change: impl FnOnce(&mut Catalog) -> T) -> Result<T, AdminError> {
         self.decide(|machine, now| machine.change_catalog(now, change))
@@ -120,60 +163,27 @@ impl Node {
         Ok(result)
     }
 
-    /// Whether the catalog has what a definition names.
-    fn validate(&self, name: &str, definition: &TableDefinition) -> Result<(), AdminError> {
-        let catalog = self.catalog();
-        if catalog.table(name).is_none() && catalog.tables().count() >= MAX_TABLES {
-            let text = format!("there are {MAX_TABLES} tables already; delete one first");
-            return Err(AdminError::InvalidTable(text));
-        }
-        let Some(reconciler) = &definition.reconciler else {
-            return Ok(());
-        };
-        let Some(known) = catalog.reconciler(reconciler) else {
-            let text = format!(
-                "no reconciler is named {reconciler:?}; PUT /v1/reconcilers/{reconciler} uploads \
-                 one, GET /v1/reconcilers lists those there are"
-            );
-            return Err(AdminError::InvalidTable(text));
-        };
-        match definition.reconciler_digest {
-            Some(digest) if known.module(digest).is_none() => Err(AdminError::InvalidTable(
-                format!("the reconciler {reconciler:?} never had the digest {digest}"),
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    /// Makes or changes a table. True when it is new.
-    pub async fn set_table(
+    /// Changes tables or reconcilers, durably on a majority, within this time.
+    pub async fn publish(
         &self,
-        name: &str,
-        definition: TableDefinition,
-    ) -> Result<bool, AdminError> {
-        let _turn = self.changing.lock().await;
+        change: CatalogChange,
+        timeout_ms: u64,
+    ) -> Result<Applied, AdminError> {
         self.ready_to_change()?;
-        self.validate(name, &definition)?;
-        self.change(|catalog| {
-            let created = catalog.table(name).is_none();
-            if catalog.table(name) != Some(&definition) {
-                catalog.set_table(name, definition);
+        let request = RequestId(self.next_request.fetch_add(1, Ordering::Relaxed));
+        let (operator, outcome) = oneshot::channel();
+        lock(&self.publishing).insert(request, operator);
+        self.step(Input::Publish {
+            request,
+            change,
+            timeout_ms,
+        });
+        match outcome.await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => {
+                let why = "it is shutting down".to_owned();
+                Err(AdminError::Refused(Refusal::NotReady(why)))
             }
-            created
-        })
-        .await
-    }
-
-    /// Ends a table. Its items are out of reach at once; a table made again
-    /// under the name shares nothing with it.
-    pub async fn delete_table(&self, name: &str) -> Result<(), AdminError> {
-        let _turn = self.changing.lock().await;
-        self.ready_to_change()?;
-        let existed = self.change(|catalog| catalog.delete_table(name)).await?;
-        if existed {
-            Ok(())
-        } else {
-            Err(AdminError::NoSuchTable)
         }
     }
 
@@ -183,30 +193,55 @@ impl Node {
             .map_err(|why| AdminError::Refused(Refusal::NotReady(why)))
     }
 
-    /// Checks a module and makes it the current one of this name.
+    /// Checks a module and makes it the current one of this name. The check takes
+    /// its own time; spreading it takes at most `timeout_ms`.
     pub async fn add_reconciler(
         &self,
         name: &str,
         bytes: Bytes,
         accept_unlawful: bool,
+        timeout_ms: u64,
     ) -> Result<Upload, AdminError> {
         self.ready_to_change()?;
         let digest = Digest::of(&bytes);
-        if let Some(known) = self.catalog().reconciler(name)
-            && known.current == digest
-            && let Some(module) = known.module(digest)
-        {
-            return Ok(Upload {
-                module: module.clone(),
-                created: false,
-            });
-        }
-        if self.catalog().reconciler(name).is_none()
-            && self.catalog().reconcilers().count() >= MAX_RECONCILERS
-        {
-            let text = format!("there are {MAX_RECONCILERS} reconcilers already");
-            return Err(AdminError::InvalidModule(text));
-        }
+        let catalog = self.catalog();
+        let known = catalog
+            .reconciler(name)
+            .filter(|known| known.current == digest)
+            .and_then(|known| known.module(digest));
+        let module = match known {
+            // It was judged before; whether it is where it must be is asked again,
+            // since whoever sent it may not have been told.
+            Some(module) => module.clone(),
+            None => {
+                let full = catalog.reconcilers().count() >= MAX_RECONCILERS;
+                if full && catalog.reconciler(name).is_none() {
+                    let text = format!(
+                        "there are {MAX_RECONCILERS} reconcilers already; delete one first"
+                    );
+                    return Err(AdminError::InvalidModule(text));
+                }
+                self.take_in(digest, bytes, accept_unlawful).await?
+            }
+        };
+        let change = CatalogChange::SetReconciler {
+            name: name.into(),
+            module: module.clone(),
+        };
+        let applied = self.publish(change, timeout_ms).await?;
+        Ok(Upload {
+            module,
+            created: applied.changed,
+        })
+    }
+
+    /// Judges a module, and keeps it here.
+    async fn take_in(
+        &self,
+        digest: Digest,
+        bytes: Bytes,
+        accept_unlawful: bool,
+    ) -> Result<ModuleInfo, AdminError> {
         let modules = self.ports.modules.clone();
         let inspected = tokio::task::spawn_blocking(move || {
             let module = modules.inspect(&bytes, accept_unlawful)?;
@@ -217,28 +252,7 @@ impl Node {
         self.step(Input::ModulesHeld {
             digests: vec![digest],
         });
-        let _turn = self.changing.lock().await;
-        let added = module.clone();
-        self.change(|catalog| catalog.set_reconciler(name, added))
-            .await?;
-        Ok(Upload {
-            module,
-            created: true,
-        })
-    }
-
-    /// Makes an older digest of a reconciler its current one again.
-    pub async fn roll_back_reconciler(&self, name: &str, digest: Digest) -> Result<(), AdminError> {
-        let _turn = self.changing.lock().await;
-        self.ready_to_change()?;
-        let done = self
-            .change(|catalog| catalog.roll_back_reconciler(name, digest))
-            .await?;
-        if done {
-            Ok(())
-        } else {
-            Err(AdminError::NoSuchReconciler)
-        }
+        Ok(module)
     }
 
     /// This node begins to leave the cluster. Asked again, it goes on leaving.
@@ -307,14 +321,18 @@ pub(super) async fn apply_config_tables(
     if last.as_ref() == Some(&tables) {
         return Ok(());
     }
+    let catalog = node.catalog();
     for (name, definition) in &tables {
-        node.validate(name, definition)
-            .map_err(|error| match error {
-                AdminError::InvalidTable(text) => {
-                    AdminError::InvalidTable(format!("[tables.{name}]: {text}"))
-                }
-                other => other,
-            })?;
+        let change = CatalogChange::SetTable {
+            name: name.as_str().into(),
+            definition: definition.clone(),
+        };
+        catalog.needs(&change).map_err(|refused| match refused {
+            ChangeRefused::InvalidTable(text) => {
+                AdminError::InvalidTable(format!("[tables.{name}]: {text}"))
+            }
+            other => other.into(),
+        })?;
     }
     let file = tables.clone();
     node.change(move |catalog| {

@@ -13,7 +13,7 @@ mod admin;
 pub mod dry_run;
 mod views;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -26,16 +26,17 @@ pub use views::{ClusterView, MemberView, PreferenceView, RingView, TransferView}
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::protocol::catalog::{Catalog, Digest, ModuleInfo, TableDefinition};
+use crate::protocol::catalog::{Applied, Catalog, Digest, ModuleInfo, TableDefinition};
 use crate::protocol::effect::{
     Effect, GuestCost, Input, RequestId, StoreError, StoreReply, StoreRequest, SurveyPage,
 };
 use crate::protocol::id::{ClusterId, Partition, Position};
-use crate::protocol::machine::Machine;
 pub use crate::protocol::machine::Tables;
+use crate::protocol::machine::{Machine, PublishRefused};
 use crate::protocol::message::{ItemRequest, Message, Refusal, Response};
 use crate::reconcile::Guests;
 pub use crate::reconcile::ModuleFigures;
+pub use crate::reconcile::quarantine::Trouble;
 use crate::reconcile::rehearsal::Rehearsal;
 use crate::store::Store;
 use crate::transport::Transport;
@@ -96,6 +97,8 @@ pub struct Node {
     transport: OnceLock<Arc<dyn Transport>>,
     /// Requests whose clients wait.
     waiting: Mutex<HashMap<RequestId, oneshot::Sender<Response>>>,
+    /// Operators who wait for their change to be taken.
+    publishing: Mutex<HashMap<RequestId, oneshot::Sender<Result<Applied, PublishRefused>>>>,
     /// Pages of a table that somebody waits for.
     surveys: Mutex<HashMap<RequestId, oneshot::Sender<Result<SurveyPage, Refusal>>>>,
     /// Held by the dry run that is under way: there is one at a time.
@@ -130,6 +133,7 @@ impl Node {
             ports,
             transport: OnceLock::new(),
             waiting: Mutex::default(),
+            publishing: Mutex::default(),
             surveys: Mutex::default(),
             rehearsing: Arc::new(tokio::sync::Semaphore::new(1)),
             next_request: AtomicU64::new(1),
@@ -280,7 +284,10 @@ impl Node {
                                     digests: vec![digest],
                                 });
                             }
-                            Err(error) => tracing::warn!(%digest, %error, "a module was not kept"),
+                            Err(error) => {
+                                tracing::warn!(%digest, %error, "a module was not kept");
+                                node.step(Input::ModuleNotKept { digest });
+                            }
                         }
                     });
                 }
@@ -293,6 +300,12 @@ impl Node {
                     );
                     if let Err(error) = self.ports.store.renew_incarnation(incarnation) {
                         tracing::error!(%error, "the fresh incarnation could not be stored");
+                    }
+                }
+                Effect::Published { request, outcome } => {
+                    if let Some(operator) = lock(&self.publishing).remove(&request) {
+                        // An operator who has gone needs no answer.
+                        let _gone = operator.send(outcome);
                     }
                 }
                 Effect::Fault { text } => tracing::error!(node = %self.name, "{text}"),
@@ -314,8 +327,38 @@ impl Node {
                 Arc::new(machine.catalog().clone()),
             )
         };
+        self.look_for_modules(&catalog);
         *self.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
         *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = catalog;
+    }
+
+    /// A module that the catalog names anew may lie here already: from an upload that
+    /// met no majority, or from before a restart. It need not be fetched then.
+    fn look_for_modules(&self, catalog: &Catalog) {
+        let held: BTreeSet<Digest> = self.ports.modules.held().into_iter().collect();
+        let lacking: Vec<Digest> = catalog
+            .digests()
+            .into_iter()
+            .filter(|digest| !held.contains(digest))
+            .collect();
+        if lacking.is_empty() {
+            return;
+        }
+        let node = self.arc();
+        self.runtime.spawn_blocking(move || {
+            for digest in lacking {
+                // What is damaged or absent here comes from a peer.
+                let Ok(Some(bytes)) = node.ports.modules.bytes(digest) else {
+                    continue;
+                };
+                match node.ports.modules.keep(digest, &bytes) {
+                    Ok(()) => node.step(Input::ModulesHeld {
+                        digests: vec![digest],
+                    }),
+                    Err(error) => tracing::warn!(%digest, %error, "a module does not load"),
+                }
+            }
+        });
     }
 
     /// The node's configured name.

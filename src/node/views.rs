@@ -1,11 +1,12 @@
 //! What a node shows of itself and of the cluster: as seen from here, and
 //! possibly a gossip round old.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{ModuleFigures, Node, lock};
+use super::{ModuleFigures, Node, Trouble, lock};
 use crate::metrics::{self, Family, Samples};
 use crate::protocol::catalog::Digest;
 use crate::protocol::id::{Partition, Position};
@@ -181,6 +182,12 @@ impl Node {
         self.ports.modules.health(digest)
     }
 
+    /// What is wrong with modules on this node; those that never failed are not
+    /// named.
+    pub fn troubles(&self) -> BTreeMap<Digest, Trouble> {
+        self.ports.guests.troubles()
+    }
+
     /// Everything that `/metrics` shows, as Prometheus text.
     pub fn metrics_text(&self) -> String {
         let (counters, members) = {
@@ -195,7 +202,13 @@ impl Node {
         };
         let mut families = metrics::of_machine(&counters);
         families.extend(metrics::of_store(&self.ports.store.figures()));
-        families.extend(metrics::of_modules(&self.ports.modules.all_health()));
+        let health = self.ports.modules.all_health();
+        families.extend(metrics::of_modules(&health));
+        families.extend(metrics::of_reconcilers(
+            &self.catalog(),
+            &health,
+            &self.troubles(),
+        ));
         families.push(Family {
             name: "kinfold_member_up",
             help: "Whether each member seems to be up from here",

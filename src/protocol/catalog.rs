@@ -5,7 +5,12 @@
 //! deletion beats every change to the life that it ended; a name made again
 //! begins a new life, with another table id. Not promised: that two changes to
 //! one definition at once both survive; the one with the higher version and
-//! then the greater digest does, on every node.
+//! then the greater digest does, on every node. Nor that a table which was
+//! pointed at a reconciler while another node deleted it folds: it shows its
+//! siblings with the reason, takes no values, and heals when either is set again.
+//!
+//! `change.rs` says what operators change and when that is refused, `history.rs`
+//! remembers what was made current, when and by whom.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,12 +23,21 @@ use sha2::{Digest as _, Sha256};
 use super::id::TableId;
 use super::replica::SiblingLimits;
 
+mod change;
+mod history;
+#[cfg(test)]
+mod tests;
+
+pub use change::{Applied, CatalogChange, ChangeRefused, Stamp};
+pub use history::{Deed, History, HistoryEntry, MAX_HISTORY};
+
 /// How many tables a catalog holds at most: it travels whole, and each is some
 /// hundred bytes.
 pub const MAX_TABLES: usize = 1024;
 /// How many reconcilers a catalog holds at most, for the same reason.
 pub const MAX_RECONCILERS: usize = 1024;
-/// How many digests of one reconciler are remembered for a rollback.
+/// How many digests of one reconciler are remembered for a rollback. One more
+/// drops the oldest that is neither current, nor pinned by a table, nor built in.
 pub const MAX_MODULE_VERSIONS: usize = 64;
 /// The longest name of a table or reconciler, in bytes.
 pub const MAX_NAME_BYTES: usize = 128;
@@ -230,6 +244,9 @@ impl<T: Serialize> Register<T> {
 pub struct Catalog {
     tables: BTreeMap<Arc<str>, Register<TableDefinition>>,
     reconcilers: BTreeMap<Arc<str>, Register<ReconcilerDefinition>>,
+    /// What was done to the reconcilers. The last field: a record from before
+    /// there was one is read as one with nothing in it.
+    histories: BTreeMap<Arc<str>, History>,
 }
 
 /// A table as requests use it: the definition with everything resolved.
@@ -240,6 +257,8 @@ pub struct Table {
     pub definition: TableDefinition,
     /// The module that folds the table's siblings, if it has one.
     pub module: Option<ModuleInfo>,
+    /// Whether the reconciler that the table names was deleted.
+    pub is_orphaned: bool,
 }
 
 impl Table {
@@ -310,11 +329,25 @@ fn set<T>(registers: &mut BTreeMap<Arc<str>, Register<T>>, name: &str, value: T)
     );
 }
 
+/// Ends a life. Returns whether there was one.
+fn delete<T>(registers: &mut BTreeMap<Arc<str>, Register<T>>, name: &str) -> bool {
+    match registers.get_mut(name) {
+        Some(register) if register.value.is_some() => {
+            register.value = None;
+            register.version += 1;
+            true
+        }
+        _ => false,
+    }
+}
+
 impl Catalog {
     /// Takes over what the other knows better. Returns whether anything changed.
     pub fn merge(&mut self, other: &Catalog) -> bool {
         let tables = merge(&mut self.tables, &other.tables);
-        merge(&mut self.reconcilers, &other.reconcilers) || tables
+        let reconcilers = merge(&mut self.reconcilers, &other.reconcilers);
+        let histories = self.merge_histories(other);
+        tables || reconcilers || histories
     }
 
     /// A hash of the whole, for "do we know the same?".
@@ -367,31 +400,59 @@ impl Catalog {
 
     /// Ends a table's life. Returns whether it had one.
     pub fn delete_table(&mut self, name: &str) -> bool {
-        match self.tables.get_mut(name) {
-            Some(register) if register.value.is_some() => {
-                register.value = None;
-                register.version += 1;
-                true
-            }
-            _ => false,
-        }
+        delete(&mut self.tables, name)
     }
 
-    /// Makes a digest the current one of a reconciler, adding it to its history.
-    pub fn set_reconciler(&mut self, name: &str, module: ModuleInfo) {
+    /// Makes a digest the current one of a reconciler, adding it to those it has
+    /// had. False when there is no room for one more, because every one it has is
+    /// pinned by a table.
+    pub fn set_reconciler(&mut self, name: &str, module: ModuleInfo) -> bool {
         let mut modules = self
             .reconciler(name)
             .map_or_else(Vec::new, |r| r.modules.clone());
         let current = module.digest;
-        modules.retain(|known| known.digest != current);
-        modules.push(module);
-        let excess = modules.len().saturating_sub(MAX_MODULE_VERSIONS);
-        modules.drain(..excess);
+        let known = modules.iter().position(|known| known.digest == current);
+        match known.map(|place| modules.remove(place)) {
+            // What is compiled in stays known as that, whoever sends it again.
+            Some(known) if known.lawfulness == Lawfulness::BuiltIn => modules.push(known),
+            _ => modules.push(module),
+        }
+        while modules.len() > MAX_MODULE_VERSIONS {
+            let is_wanted = |module: &ModuleInfo| {
+                module.digest == current
+                    || module.lawfulness == Lawfulness::BuiltIn
+                    || self.is_pinned(name, module.digest)
+            };
+            match modules.iter().position(|module| !is_wanted(module)) {
+                Some(oldest) => modules.remove(oldest),
+                None => return false,
+            };
+        }
         set(
             &mut self.reconcilers,
             name,
             ReconcilerDefinition { current, modules },
         );
+        true
+    }
+
+    /// Ends a reconciler's life. Returns whether it had one.
+    pub fn delete_reconciler(&mut self, name: &str) -> bool {
+        delete(&mut self.reconcilers, name)
+    }
+
+    /// Whether a table folds with this digest of the reconciler whatever is current.
+    fn is_pinned(&self, name: &str, digest: Digest) -> bool {
+        self.tables().any(|(_, table)| {
+            table.reconciler.as_deref() == Some(name) && table.reconciler_digest == Some(digest)
+        })
+    }
+
+    /// The tables that name a reconciler.
+    pub fn tables_of(&self, reconciler: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.tables()
+            .filter(move |(_, table)| table.reconciler.as_deref() == Some(reconciler))
+            .map(|(name, _)| name)
     }
 
     /// Makes a reconciler that is compiled into the server known, as a proposal
@@ -446,6 +507,10 @@ impl Catalog {
             let table = Table {
                 id: TableId::of(name, register.generation),
                 name: name.clone(),
+                is_orphaned: definition.reconciler.as_ref().is_some_and(|reconciler| {
+                    let register = self.reconcilers.get(reconciler);
+                    register.is_some_and(|register| register.value.is_none())
+                }),
                 definition: definition.clone(),
                 module,
             };
@@ -475,69 +540,5 @@ impl Catalog {
         digests.sort_unstable();
         digests.dedup();
         digests
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn definition(n: u32) -> TableDefinition {
-        TableDefinition {
-            n,
-            ..TableDefinition::default()
-        }
-    }
-
-    #[test]
-    fn a_file_yields_to_a_change_and_a_change_to_a_deletion() {
-        let mut file = Catalog::default();
-        file.propose_table("carts", definition(3));
-        let mut changed = file.clone();
-        changed.set_table("carts", definition(5));
-        let mut deleted = file.clone();
-        assert!(deleted.delete_table("carts"));
-
-        let mut merged = changed.clone();
-        assert!(!merged.merge(&file));
-        assert_eq!(merged.table("carts"), Some(&definition(5)));
-        assert!(merged.merge(&deleted));
-        assert_eq!(merged.table("carts"), None);
-        let mut other_way = deleted.clone();
-        other_way.merge(&changed);
-        other_way.merge(&file);
-        assert_eq!(merged, other_way);
-    }
-
-    #[test]
-    fn a_table_made_again_is_another_table() {
-        let mut catalog = Catalog::default();
-        catalog.set_table("carts", definition(3));
-        let first = catalog.resolve()["carts"].id;
-        let old = catalog.clone();
-        catalog.delete_table("carts");
-        catalog.set_table("carts", definition(3));
-        let second = catalog.resolve()["carts"].id;
-        assert_ne!(first, second);
-        assert!(!catalog.merge(&old), "an old life does not come back");
-        // Two nodes that make the table at once make one table.
-        let mut elsewhere = Catalog::default();
-        elsewhere.set_table("carts", definition(5));
-        assert_eq!(elsewhere.resolve()["carts"].id, first);
-    }
-
-    #[test]
-    fn concurrent_changes_settle_the_same_way_everywhere() {
-        let mut base = Catalog::default();
-        base.set_table("t", definition(3));
-        let (mut a, mut b) = (base.clone(), base);
-        a.set_table("t", definition(4));
-        b.set_table("t", definition(5));
-        let mut left = a.clone();
-        left.merge(&b);
-        let mut right = b;
-        right.merge(&a);
-        assert_eq!(left, right);
-        assert_eq!(left.digest(), right.digest());
     }
 }

@@ -13,9 +13,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::catalog::Digest;
+use super::catalog::{Applied, CatalogChange, Digest};
 use super::dot::Dot;
 use super::id::{ItemKey, NodeId, Partition, TableId};
+use super::machine::PublishRefused;
 use super::message::{ItemRequest, Message, Refusal, Response};
 use super::replica::{Mutation, Outcome, Row};
 use super::siblings::{SiblingSet, StateHash, Version};
@@ -67,6 +68,14 @@ pub enum Input {
     ModulesHeld { digests: Vec<Digest> },
     /// Time passed; timers that are due fire.
     Tick,
+    /// An operator wants the catalog changed, durably on a majority.
+    Publish {
+        request: RequestId,
+        change: CatalogChange,
+        timeout_ms: u64,
+    },
+    /// A module that had come could not be kept. It is fetched again.
+    ModuleNotKept { digest: Digest },
     /// The shell wants a page of what a table stores in a partition.
     Survey { request: RequestId, ask: SurveyAsk },
 }
@@ -109,6 +118,11 @@ pub enum Effect {
     RenewIncarnation { incarnation: u64 },
     /// Something that an operator should see.
     Fault { text: String },
+    /// Tell the operator what became of the change.
+    Published {
+        request: RequestId,
+        outcome: Result<Applied, PublishRefused>,
+    },
     /// The page that the shell wanted, or why it cannot be had.
     Surveyed {
         request: RequestId,
@@ -379,6 +393,9 @@ pub enum GuestReply {
     Failed(String),
     /// Too many guests wait already.
     Overloaded,
+    /// It was not run: it has failed too often on this node of late. The text says
+    /// how it failed.
+    Quarantined(String),
 }
 
 /// What a client sees of a data type's state.

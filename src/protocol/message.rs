@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::catalog::Digest;
+use super::catalog::{Catalog, Digest};
 use super::context::Context;
 use super::dot::Dot;
 use super::effect::{Address, GuestCost, StoreError};
@@ -163,6 +163,8 @@ pub enum FoldOutcome {
     Missing,
     /// Too many folds waited.
     Overloaded,
+    /// It was not run, because it has failed before.
+    Quarantined,
 }
 
 /// One value, as it was read or folded.
@@ -209,6 +211,8 @@ pub enum Refusal {
     ReconcileFailed(String),
     #[error("{0}")]
     Storage(StoreError),
+    #[error("the reconciler is quarantined on this node, and nothing was written: {0}")]
+    Quarantined(String),
 }
 
 /// What nodes say to one another.
@@ -275,6 +279,21 @@ pub enum Message {
     ExchangeAnswer {
         id: MessageId,
         answer: Result<exchange::Answer, Refusal>,
+    },
+    /// Asks for an answer once the receiver holds these modules durably; it fetches
+    /// from the sender what it lacks. See `machine/publish.rs`.
+    Offer {
+        id: MessageId,
+        digests: Vec<Digest>,
+    },
+    /// Gives a part of the catalog, to be answered once it is durable.
+    Adopt {
+        id: MessageId,
+        catalog: Box<Catalog>,
+    },
+    /// What an `Offer` or an `Adopt` asked for is done.
+    Accepted {
+        id: MessageId,
     },
 }
 

@@ -59,6 +59,12 @@ pub enum Variant {
     ExchangeOneWay,
     /// Rows that go are not taken out of the trees.
     TreesKeepTheGone,
+    /// A change of the catalog is taken when one node has it.
+    PublishedByOne,
+    /// Modules are said to be here that are not.
+    OfferUnheld,
+    /// A part of the catalog is said to be kept before it is on disk.
+    AdoptInMemory,
 }
 
 /// Whether the variant is on.

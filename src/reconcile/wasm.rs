@@ -19,6 +19,7 @@
 mod abi;
 mod compiled;
 mod failure;
+mod lanes;
 mod limits;
 mod module;
 mod run;

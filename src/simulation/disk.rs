@@ -7,12 +7,13 @@
 //! work. A crash takes back every change that was not made yet and, where the
 //! durability says so, those that were made but not synced.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
 use super::{Event, World};
+use crate::protocol::catalog::Digest;
 use crate::protocol::dot::Dot;
 use crate::protocol::effect::{JobId, StoreError, StoreReply, StoreRequest};
 use crate::protocol::id::{ItemKey, Partition};
@@ -38,6 +39,8 @@ pub enum Durability {
 /// One node's disk.
 pub(super) struct Disk {
     pub store: Arc<MemoryStore>,
+    /// The modules that were uploaded and are kept here.
+    pub shelf: BTreeSet<Digest>,
     /// Changes that wait for the store, oldest first.
     pub queue: VecDeque<(JobId, StoreRequest)>,
     /// When the last answer that is under way arrives.
@@ -58,6 +61,7 @@ impl Disk {
     pub fn new(incarnation: u64) -> Self {
         Disk {
             store: Arc::new(MemoryStore::new(incarnation)),
+            shelf: BTreeSet::new(),
             queue: VecDeque::new(),
             answered_ms: 0,
             full: false,

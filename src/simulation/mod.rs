@@ -31,6 +31,7 @@ mod model;
 mod mutants;
 mod network;
 mod play;
+mod publish;
 #[cfg(test)]
 mod repair;
 pub mod seeds;
@@ -60,12 +61,13 @@ pub use self::tables::{RAW_TABLE, UNION_TABLE};
 use self::trace::Tracer;
 pub use self::violation::Violation;
 use crate::clock::Dice;
+use crate::protocol::catalog::{Applied, Digest};
 use crate::protocol::dot::Dot;
 use crate::protocol::effect::{
     Address, GuestReply, Input, JobId, RequestId, StoreError, StoreReply, StoreRequest,
 };
 use crate::protocol::id::{ItemKey, NodeId, Position, TableId};
-use crate::protocol::machine::{MEMBERSHIP_RECORD, Machine};
+use crate::protocol::machine::{MEMBERSHIP_RECORD, Machine, PublishRefused};
 use crate::protocol::membership::{Identity, Pace};
 use crate::protocol::message::{Ask, ItemRequest, Message, Response};
 use crate::protocol::siblings::SiblingSet;
@@ -115,6 +117,12 @@ enum Event {
         job: JobId,
         reply: GuestReply,
     },
+    /// A module that came is kept.
+    Kept {
+        node: usize,
+        life: u64,
+        digest: Digest,
+    },
 }
 
 /// One node: what survives a crash, and what does not.
@@ -156,6 +164,8 @@ pub struct World {
     network: Network,
     /// What clients were told, until somebody takes it.
     pub responses: BTreeMap<RequestId, Response>,
+    /// What operators were told, likewise.
+    pub outcomes: BTreeMap<RequestId, Result<Applied, PublishRefused>>,
     next_request: u64,
     /// Every dot that was minted, and the value it named.
     pub minted: BTreeMap<Dot, Option<Bytes>>,
@@ -192,6 +202,7 @@ impl World {
             by_address: BTreeMap::new(),
             network: Network::default(),
             responses: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
             next_request: 0,
             minted: BTreeMap::new(),
             registers: BTreeSet::new(),
@@ -344,6 +355,7 @@ impl World {
         let tick_ms = self.settings.tick_ms;
         self.plan(tick_ms, Event::Tick { node, life });
         self.carry_out(node, effects);
+        self.show_shelf(node);
     }
 
     /// A node stops at once. What its store had not committed is gone.

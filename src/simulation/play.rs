@@ -32,7 +32,8 @@ impl Event {
             | Event::Commit { node, .. }
             | Event::ReadNow { node, .. }
             | Event::Stored { node, .. }
-            | Event::Guest { node, .. } => *node,
+            | Event::Guest { node, .. }
+            | Event::Kept { node, .. } => *node,
         }
     }
 
@@ -45,7 +46,8 @@ impl Event {
             | Event::Commit { life, .. }
             | Event::ReadNow { life, .. }
             | Event::Stored { life, .. }
-            | Event::Guest { life, .. } => *life,
+            | Event::Guest { life, .. }
+            | Event::Kept { life, .. } => *life,
         }
     }
 }
@@ -102,6 +104,7 @@ impl World {
                 let cost = GuestCost::default();
                 self.step(node, Input::Guest { job, reply, cost });
             }
+            Event::Kept { node, digest, .. } => self.keep_module(node, digest),
         }
     }
 
@@ -178,18 +181,26 @@ impl World {
                         .renew_incarnation(incarnation)
                         .expect("memory does not fail");
                 }
-                Effect::ServeModule { .. }
-                | Effect::KeepModule { .. }
-                | Effect::CatalogChanged
+                Effect::ServeModule {
+                    to,
+                    address,
+                    digest,
+                } => self.serve_module(node, to, &address, digest),
+                Effect::KeepModule { digest, .. } => self.plan_keeping(node, digest),
+                Effect::Published { request, outcome } => {
+                    let twice = self.outcomes.insert(request, outcome).is_some();
+                    assert!(!twice, "an operator was answered twice");
+                }
                 // Nobody looks through a table here.
-                | Effect::Surveyed { .. }
+                Effect::Surveyed { .. }
+                | Effect::CatalogChanged
                 | Effect::MembersChanged
                 | Effect::Fault { .. } => {}
             }
         }
     }
 
-    fn send(&mut self, from: usize, to: NodeId, at: &Address, message: Message) {
+    pub(super) fn send(&mut self, from: usize, to: NodeId, at: &Address, message: Message) {
         let target = self.by_address.get(at).copied();
         let delay_max_ms = self.network.delay_max_ms;
         let delay_max_ms = delay_max_ms.unwrap_or(self.settings.delay_max_ms);

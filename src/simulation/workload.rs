@@ -486,6 +486,7 @@ fn may_be_stored(refusal: &Refusal) -> bool {
         | Refusal::TooManySiblings { .. }
         | Refusal::BadOperation(_)
         | Refusal::ReconcileFailed(_)
+        | Refusal::Quarantined(_)
         | Refusal::Storage(_) => false,
     }
 }

@@ -374,6 +374,17 @@ pub fn one_of_each() -> Vec<Message> {
             bytes: None,
         },
     ];
+    all.extend([
+        Message::Offer {
+            id,
+            digests: vec![Digest::of(b"module")],
+        },
+        Message::Adopt {
+            id,
+            catalog: Box::default(),
+        },
+        Message::Accepted { id },
+    ]);
     all.extend(exchanges());
     all
 }

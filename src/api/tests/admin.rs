@@ -24,7 +24,12 @@ async fn tables_are_made_changed_shown_and_ended() {
     });
     assert_eq!(reply.json(), expected);
     let shown = server.get(path).await;
-    assert_eq!(shown.json(), expected);
+    let mut document = shown.json();
+    let folds_with = document["folds_with"].take();
+    assert_eq!(folds_with["reconciler"], "greatest");
+    assert_eq!(folds_with["pinned"], false);
+    document.as_object_mut().unwrap().remove("folds_with");
+    assert_eq!(document, expected);
     let list = server.get("/v1/tables").await.json();
     let names: Vec<_> = list["tables"]
         .as_array()
@@ -176,7 +181,26 @@ async fn modules_are_uploaded_shown_and_rolled_back() {
     reply.problem(404, "no_such_reconciler");
     let reply = server.post("/v1/reconcilers/none/rollback", unknown).await;
     reply.problem(404, "no_such_reconciler");
-    for body in ["{}", r#"{"digest": "x"}"#, r#"{"digest": 3}"#] {
+    // Without a digest: what was current before; once more takes that back.
+    let second = Digest::of(b"\0asm two").to_string();
+    for (from, to) in [(&first, &second), (&second, &first)] {
+        let told = server.post(&rollback, "{}").await.json();
+        let expected = json!({"from": from, "to": to, "changed": true});
+        assert_eq!(told["rolled_back"], expected);
+    }
+    let shown = server.get(path).await.json();
+    let history = shown["history"].as_array().unwrap();
+    assert_eq!(history.len(), 5);
+    assert_eq!(history[0]["deed"], "uploaded");
+    assert_eq!(history[4]["deed"], "rolled back");
+    assert_eq!(history[4]["digest"], first);
+    assert_eq!(shown["previous"], second);
+    let version = &shown["versions"][1];
+    assert_eq!(
+        (&version["current"], &version["pinned_by"]),
+        (&json!(false), &json!([]))
+    );
+    for body in [r#"{"digest": "x"}"#, r#"{"digest": 3}"#] {
         server
             .post(&rollback, body)
             .await
@@ -191,6 +215,19 @@ async fn modules_are_uploaded_shown_and_rolled_back() {
         .get("/v1/reconcilers/none")
         .await
         .problem(404, "no_such_reconciler");
+
+    let detail = server.delete(path, &[]).await.problem(400, "bad_request");
+    assert!(detail.contains("confirm=mine"), "{detail}");
+    let confirmed = format!("{path}?confirm=mine");
+    let reply = server.delete(&confirmed, &[]).await;
+    assert_eq!(reply.json()["tables"], json!(["t"]));
+    let detail = reply.problem(409, "reconciler_in_use");
+    assert!(detail.contains("the table t"), "{detail}");
+    server.delete("/v1/tables/t?confirm=t", &[]).await;
+    assert_eq!(server.delete(&confirmed, &[]).await.status, 204);
+    server.get(path).await.problem(404, "no_such_reconciler");
+    let reply = server.delete(&confirmed, &[]).await;
+    reply.problem(404, "no_such_reconciler");
 }
 
 #[tokio::test]

@@ -13,10 +13,11 @@ use crate::metrics::Metrics;
 use crate::node::dry_run::{Plan, Running};
 use crate::node::{
     AdminError, ClusterView, MemberView, ModuleFigures, PreferenceView, RingView, Tables,
-    TransferView, Upload,
+    TransferView, Trouble, Upload,
 };
 use crate::protocol::catalog::{
-    Catalog, Digest, Lawfulness, ModuleInfo, ModuleKind, QuorumSize, Table, TableDefinition,
+    Applied, Catalog, CatalogChange, Digest, Lawfulness, ModuleInfo, ModuleKind, QuorumSize, Stamp,
+    Table, TableDefinition,
 };
 use crate::protocol::context::Context;
 use crate::protocol::dot::Epoch;
@@ -390,16 +391,18 @@ impl Service for World {
         })
     }
 
-    async fn set_table(&self, name: &str, definition: TableDefinition) -> Result<bool, AdminError> {
+    async fn publish(
+        &self,
+        change: CatalogChange,
+        _timeout_ms: u64,
+    ) -> Result<Applied, AdminError> {
+        let tick = self.ticks.fetch_add(1, Ordering::Relaxed);
+        let stamp = Stamp {
+            at_us: 1_700_000_000_000_000 + tick,
+            by: "a".into(),
+        };
         let mut catalog = self.catalog.lock().unwrap();
-        let created = catalog.table(name).is_none();
-        catalog.set_table(name, definition);
-        Ok(created)
-    }
-
-    async fn delete_table(&self, name: &str) -> Result<(), AdminError> {
-        let deleted = self.catalog.lock().unwrap().delete_table(name);
-        deleted.then_some(()).ok_or(AdminError::NoSuchTable)
+        Ok(catalog.apply(&change, &stamp)?)
     }
 
     async fn add_reconciler(
@@ -407,6 +410,7 @@ impl Service for World {
         name: &str,
         bytes: Bytes,
         accept_unlawful: bool,
+        timeout_ms: u64,
     ) -> Result<Upload, AdminError> {
         if !bytes.starts_with(b"\0asm") {
             return Err(AdminError::InvalidModule(
@@ -426,23 +430,16 @@ impl Service for World {
                 counterexample: "a, b".into(),
             };
         }
-        let mut catalog = self.catalog.lock().unwrap();
-        let current = catalog.reconciler(name).map(|known| known.current);
-        let created = current != Some(info.digest);
-        if created {
-            catalog.set_reconciler(name, info.clone());
-            self.modules.lock().unwrap().insert(info.digest, bytes);
-        }
+        self.modules.lock().unwrap().insert(info.digest, bytes);
+        let change = CatalogChange::SetReconciler {
+            name: name.into(),
+            module: info.clone(),
+        };
+        let applied = self.publish(change, timeout_ms).await?;
         Ok(Upload {
             module: info,
-            created,
+            created: applied.changed,
         })
-    }
-
-    async fn roll_back_reconciler(&self, name: &str, digest: Digest) -> Result<(), AdminError> {
-        let mut catalog = self.catalog.lock().unwrap();
-        let done = catalog.roll_back_reconciler(name, digest);
-        done.then_some(()).ok_or(AdminError::NoSuchReconciler)
     }
 
     async fn dry_run(&self, _plan: Plan) -> Result<Running, AdminError> {
@@ -476,6 +473,10 @@ impl Service for World {
             failures: 3,
             fuel: 0,
         }
+    }
+
+    fn troubles(&self) -> BTreeMap<Digest, Trouble> {
+        BTreeMap::new()
     }
 
     fn metrics_text(&self) -> String {

@@ -22,10 +22,34 @@ pub async fn run(common: &Common) -> Result<(), CliError> {
                 cell(&module["name"]),
                 cell(&module["kind"]),
                 short_digest(&module["digest"]),
+                output::list(module, "versions").len().to_string(),
                 laws(&module["laws"]),
+                health(&module["health"]),
                 tables.join(" "),
             ]
         })
         .collect();
-    output.table(&["reconciler", "kind", "digest", "laws", "tables"], rows)
+    output.table(
+        &[
+            "reconciler",
+            "kind",
+            "current",
+            "versions",
+            "laws",
+            "here",
+            "tables",
+        ],
+        rows,
+    )
+}
+
+/// How it fares on the node that answers, in a few words.
+fn health(health: &Value) -> String {
+    match (&health["quarantined_since"], &health["failures"]) {
+        (Value::String(_), _) => "QUARANTINED".to_owned(),
+        (_, Value::Number(failures)) if failures.as_u64() != Some(0) => {
+            format!("{failures} failures")
+        }
+        _ => "ok".to_owned(),
+    }
 }

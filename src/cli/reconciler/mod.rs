@@ -11,10 +11,14 @@ use super::Common;
 use super::check::{self, CheckArgs};
 use super::error::CliError;
 use super::output::cell;
+use crate::client::segment;
 
+mod delete;
 mod dry_run;
 mod list;
 mod push;
+mod rollback;
+mod show;
 
 /// How many hex digits of a digest people are shown: enough to tell apart the
 /// versions of a module.
@@ -30,6 +34,13 @@ pub enum ReconcilerCommand {
     DryRun(dry_run::DryRunArgs),
     /// List the modules
     List,
+    /// Show a module, its versions, and how it fares
+    Show(show::ShowArgs),
+    /// Make an earlier version of a module current again
+    #[command(after_help = rollback::EXAMPLES)]
+    Rollback(rollback::RollbackArgs),
+    /// Forget a module that no table names
+    Delete(delete::DeleteArgs),
     /// Search for siblings that a module folds wrong, without a server
     Check(CheckArgs),
 }
@@ -39,8 +50,16 @@ pub async fn run(common: &Common, command: ReconcilerCommand) -> Result<(), CliE
         ReconcilerCommand::Push(args) => push::run(common, args).await,
         ReconcilerCommand::DryRun(args) => dry_run::run(common, args).await,
         ReconcilerCommand::List => list::run(common).await,
+        ReconcilerCommand::Show(args) => show::run(common, args).await,
+        ReconcilerCommand::Rollback(args) => rollback::run(common, args).await,
+        ReconcilerCommand::Delete(args) => delete::run(common, args).await,
         ReconcilerCommand::Check(args) => check::run(common, &args),
     }
+}
+
+/// The path of a module.
+fn path(name: &str) -> String {
+    format!("/v1/reconcilers/{}", segment(name.as_bytes()))
 }
 
 /// The beginning of a digest, as people are shown it.

@@ -10,8 +10,8 @@ use super::super::Common;
 use super::super::error::{CliError, expect_success};
 use super::super::item;
 use super::super::output::{Output, cell};
-use super::{laws, short_digest};
-use crate::client::{Reply, Request, segment};
+use super::{laws, path, short_digest};
+use crate::client::{Reply, Request};
 
 pub const EXAMPLES: &str = "\
 The node checks the module's laws before it takes it, and shows a counterexample if
@@ -41,8 +41,7 @@ pub async fn run(common: &Common, args: PushArgs) -> Result<(), CliError> {
         None => name_from(&args.file)?,
     };
     let bytes = item::read_input(Some(&args.file))?;
-    let path = format!("/v1/reconcilers/{}", segment(name.as_bytes()));
-    let mut request = Request::put(path, bytes).content_type("application/wasm")?;
+    let mut request = Request::put(path(&name), bytes).content_type("application/wasm")?;
     if args.accept_unlawful {
         request = request.query("accept", "unlawful");
     }

@@ -260,7 +260,9 @@ fn seen(siblings: &[GuestSibling], reply: GuestReply) -> Seen {
             value,
         },
         GuestReply::Unresolved => Seen::Unresolved,
-        GuestReply::Failed(reason) | GuestReply::BadOperation(reason) => Seen::Failed(reason),
+        GuestReply::Failed(reason)
+        | GuestReply::BadOperation(reason)
+        | GuestReply::Quarantined(reason) => Seen::Failed(reason),
         GuestReply::Missing => Seen::Failed("the module is not here".to_owned()),
         GuestReply::Overloaded => Seen::Failed("too many instances run at once".to_owned()),
     }

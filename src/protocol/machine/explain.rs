@@ -32,6 +32,7 @@ fn outcome(reply: &GuestReply) -> FoldOutcome {
         GuestReply::Failed(_) | GuestReply::BadOperation(_) => FoldOutcome::Failed,
         GuestReply::Missing => FoldOutcome::Missing,
         GuestReply::Overloaded => FoldOutcome::Overloaded,
+        GuestReply::Quarantined(_) => FoldOutcome::Quarantined,
     }
 }
 

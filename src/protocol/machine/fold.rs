@@ -13,7 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::super::effect::{
-    GuestCost, GuestReply, GuestRequest, GuestSibling, Operation, StoreError, StoreRequest, View,
+    GuestCost, GuestReply, GuestRequest, GuestSibling, JobId, Operation, StoreError, StoreRequest,
+    View,
 };
 use super::super::message::{Ask, Refusal, Response, ValueResponse};
 use super::super::replica::{Mutation, Row, plan_event, plan_fold, plan_operation, plan_write};
@@ -71,12 +72,15 @@ impl Machine {
         }
         let Some(module) = slot.table.module.clone() else {
             // A table that names a reconciler nobody has heard of yet says so.
-            let reason = slot
-                .table
-                .definition
-                .reconciler
-                .as_ref()
-                .map(|name| format!("the reconciler {name} is not known on this node yet"));
+            let reason = slot.table.definition.reconciler.as_ref().map(|name| {
+                match slot.table.is_orphaned {
+                    true => format!(
+                        "the reconciler {name} was deleted; upload it again, or give the table \
+                         another"
+                    ),
+                    false => format!("the reconciler {name} is not known on this node yet"),
+                }
+            });
             return self.answer(
                 id,
                 Response::Siblings {
@@ -216,10 +220,16 @@ impl Machine {
         self.run_guest(id, request);
     }
 
-    pub(super) fn on_guest(&mut self, id: SlotId, reply: GuestReply, cost: GuestCost) {
+    pub(super) fn on_guest(&mut self, job: JobId, reply: GuestReply, cost: GuestCost) {
+        let Some(Job::SlotGuest(id)) = self.jobs.remove(&job) else {
+            return;
+        };
         if matches!(
             reply,
-            GuestReply::Failed(_) | GuestReply::Missing | GuestReply::Overloaded
+            GuestReply::Failed(_)
+                | GuestReply::Missing
+                | GuestReply::Overloaded
+                | GuestReply::Quarantined(_)
         ) {
             self.counters.failed_folds += 1;
         }
@@ -281,6 +291,7 @@ impl Machine {
                             "the table's reconciler has not arrived here yet".to_owned(),
                         ),
                         GuestReply::Overloaded => Refusal::Overloaded,
+                        GuestReply::Quarantined(reason) => Refusal::Quarantined(reason),
                         GuestReply::Unresolved => Refusal::ReconcileFailed(
                             "the reconciler declines to fold the siblings".to_owned(),
                         ),
@@ -502,6 +513,9 @@ impl Slot {
             }
             GuestReply::Failed(reason) | GuestReply::BadOperation(reason) => reason,
             GuestReply::Overloaded => "too many folds wait on this node".to_owned(),
+            GuestReply::Quarantined(reason) => {
+                format!("the reconciler is quarantined on this node: {reason}")
+            }
         };
         Response::Siblings {
             set,

@@ -10,7 +10,8 @@
 //! The parts: `client.rs` carries a client's request from its first step to its
 //! last, `write.rs` brings a write to its replicas, `fold.rs` runs reconcilers for
 //! it, `serve.rs` does what peers ask, and `upkeep.rs` minds gossip, hints, modules
-//! and the clock. Replicas stay alike by `exchange.rs` (the asking side; `deriving.rs`
+//! and the clock. `publish.rs` makes what operators change outlive the node that
+//! took it. Replicas stay alike by `exchange.rs` (the asking side; `deriving.rs`
 //! makes its trees), `serving.rs` (the answering one), `filling.rs` (a node gets what it should
 //! hold), `strays.rs` (and gives away what it should not), and `reaping.rs` forgets
 //! what was deleted long ago. `explain.rs` tells how an answer came about, `survey.rs`
@@ -24,6 +25,7 @@ mod explain;
 mod filling;
 mod fold;
 mod outcomes;
+mod publish;
 mod reaping;
 mod serve;
 mod serving;
@@ -37,13 +39,14 @@ pub use counters::Counters;
 pub use exchange::{MAX_SESSIONS, Upkeep};
 pub use filling::Transfer;
 pub use fold::{folded_type, guest_siblings};
-pub use survey::MAX_SURVEYS;
+pub use publish::PublishRefused;
 pub use upkeep::{MEMBERSHIP_RECORD, RecordError};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use self::exchange::{Exchanges, SessionId};
+use self::publish::Publishing;
 use super::catalog::{Catalog, Digest, Table};
 use super::effect::{Effect, GuestRequest, Input, JobId, RequestId, StoreError, StoreRequest};
 use super::get::Get;
@@ -274,7 +277,6 @@ pub struct Machine {
     hints: Deliveries,
     hints_looked_ms: u64,
     exchanges: Exchanges,
-    surveys: survey::Surveys,
     /// How many requests to forget hints are unanswered.
     hint_drops: usize,
     /// Whether the store has said how many hints it holds.
@@ -282,6 +284,9 @@ pub struct Machine {
     /// The modules that this node holds, and when each lacking one was asked for.
     modules_held: BTreeSet<Digest>,
     modules_asked_ms: BTreeMap<Digest, u64>,
+    /// Those of them that have come and are being kept.
+    modules_coming: BTreeSet<Digest>,
+    publishing: Publishing,
     /// Messages that had nowhere to go, to be failed when the step is done.
     unsendable: VecDeque<MessageId>,
     /// Forwarded requests that were taken, and the order in which they came.
@@ -346,11 +351,12 @@ impl Machine {
             hints: Deliveries::default(),
             hints_looked_ms: 0,
             exchanges: Exchanges::new(now.monotonic_ms),
-            surveys: survey::Surveys::new(),
             hint_drops: 0,
             hints_counted: false,
             modules_held: BTreeSet::new(),
             modules_asked_ms: BTreeMap::new(),
+            modules_coming: BTreeSet::new(),
+            publishing: Publishing::default(),
             unsendable: VecDeque::new(),
             forwards: BTreeSet::new(),
             forwards_in_order: VecDeque::new(),
@@ -389,16 +395,23 @@ impl Machine {
             }
             Input::Disconnected { peer } => self.on_disconnected(peer),
             Input::Stored { job, reply } => self.on_stored(job, reply),
-            Input::Guest { job, reply, cost } => {
-                if let Some(Job::SlotGuest(slot)) = self.jobs.remove(&job) {
-                    self.on_guest(slot, reply, cost);
-                }
-            }
+            Input::Guest { job, reply, cost } => self.on_guest(job, reply, cost),
             Input::ModulesHeld { digests } => {
+                self.modules_coming
+                    .retain(|digest| !digests.contains(digest));
                 self.modules_held.extend(digests);
+                self.on_modules_held();
                 self.fetch_modules();
             }
             Input::Tick => self.tick(),
+            Input::Publish {
+                request,
+                change,
+                timeout_ms,
+            } => self.on_publish(request, change, timeout_ms),
+            Input::ModuleNotKept { digest } => {
+                self.modules_coming.remove(&digest);
+            }
             Input::Survey { request, ask } => self.on_survey(request, ask),
         }
         self.run_queues();
@@ -424,9 +437,9 @@ impl Machine {
         self.draining = true;
     }
 
-    /// How many requests, clients' and forwarded ones, have no answer yet.
+    /// How many requests, clients', forwarded and operators', have no answer yet.
     pub fn unanswered(&self) -> usize {
-        self.slots.values().filter(|slot| !slot.answered).count()
+        self.publishing.len() + self.slots.values().filter(|slot| !slot.answered).count()
     }
 
     // What shells look at.

@@ -68,6 +68,7 @@ impl Machine {
                         .membership
                         .on_persisted(revision, self.now.monotonic_ms);
                     self.on_gossip(gossip);
+                    self.on_durable(revision);
                 }
             }
             Job::HintBatch(target) => self.on_hints_loaded(target, reply),

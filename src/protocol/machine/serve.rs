@@ -111,11 +111,20 @@ impl Machine {
                     });
                 }
             }
+            // Whoever is no part of the cluster keeps nothing for it.
+            Message::Offer { .. } | Message::Adopt { .. }
+                if !self.membership.is_fit() || self.membership.cluster().is_none() => {}
+            Message::Offer { id, digests } => self.on_offer(from, id, digests),
+            Message::Adopt { id, catalog } => self.on_adopt(from, id, &catalog),
+            Message::Accepted { id } => self.on_accepted(from, id),
             Message::Exchange { id, ask } => self.on_exchange(from, id, ask),
             Message::ExchangeAnswer { id, answer } => self.on_exchange_answer(from, id, answer),
             Message::Module { digest, bytes } => {
                 let wanted = self.modules_asked_ms.contains_key(&digest);
-                if let (Some(bytes), true) = (bytes, wanted) {
+                if let (Some(bytes), true) = (bytes, wanted)
+                    // Keeping it takes a while; twice would take longer.
+                    && self.modules_coming.insert(digest)
+                {
                     self.out.push(Effect::KeepModule { digest, bytes });
                 }
             }

@@ -75,7 +75,7 @@ impl Machine {
             Some(Refusal::NoSuchTable)
         } else if let Err(why) = self.readiness() {
             Some(Refusal::NotReady(why))
-        } else if self.surveys.len() >= MAX_SURVEYS {
+        } else if self.exchanges.surveys.len() >= MAX_SURVEYS {
             Some(Refusal::Overloaded)
         } else {
             None
@@ -92,13 +92,13 @@ impl Machine {
             awaited: None,
             due_ms: 0,
         };
-        self.surveys.insert(id, surveying);
+        self.exchanges.surveys.insert(id, surveying);
         self.ask_next_replica(id);
     }
 
     /// Asks the replica that comes next, or gives up.
     fn ask_next_replica(&mut self, id: u64) {
-        let Some(surveying) = self.surveys.get(&id) else {
+        let Some(surveying) = self.exchanges.surveys.get(&id) else {
             return;
         };
         let ask = surveying.ask.clone();
@@ -129,7 +129,11 @@ impl Machine {
             DOUBTED_TIMEOUT_MS
         };
         let due_ms = self.now.monotonic_ms + timeout_ms;
-        let surveying = self.surveys.get_mut(&id).expect("looked up above");
+        let surveying = self
+            .exchanges
+            .surveys
+            .get_mut(&id)
+            .expect("looked up above");
         surveying.tried.push(node);
         surveying.due_ms = due_ms;
         surveying.awaited = None;
@@ -152,7 +156,7 @@ impl Machine {
             id,
             ask,
         });
-        if let Some(surveying) = self.surveys.get_mut(&id) {
+        if let Some(surveying) = self.exchanges.surveys.get_mut(&id) {
             surveying.awaited = Some(message);
         }
     }
@@ -163,7 +167,7 @@ impl Machine {
         from: NodeId,
         answer: Result<Answer, Refusal>,
     ) {
-        let Some(surveying) = self.surveys.get(&id) else {
+        let Some(surveying) = self.exchanges.surveys.get(&id) else {
             return;
         };
         if surveying.tried.last() != Some(&from) {
@@ -197,13 +201,18 @@ impl Machine {
     pub(super) fn tick_surveys(&mut self) {
         let now_ms = self.now.monotonic_ms;
         let late: Vec<u64> = self
+            .exchanges
             .surveys
             .iter()
             .filter(|(_, surveying)| now_ms >= surveying.due_ms)
             .map(|(id, _)| *id)
             .collect();
         for id in late {
-            let message = self.surveys.get(&id).and_then(|late| late.awaited);
+            let message = self
+                .exchanges
+                .surveys
+                .get(&id)
+                .and_then(|late| late.awaited);
             if let Some(awaited) = message.and_then(|message| self.awaited.remove(&message)) {
                 // The next page is asked of another one first.
                 self.membership.on_timeout(awaited.node, now_ms);
@@ -213,7 +222,7 @@ impl Machine {
     }
 
     fn finish_survey(&mut self, id: u64, page: Result<SurveyPage, Refusal>) {
-        if let Some(Surveying { request, .. }) = self.surveys.remove(&id) {
+        if let Some(Surveying { request, .. }) = self.exchanges.surveys.remove(&id) {
             self.out.push(Effect::Surveyed { request, page });
         }
     }

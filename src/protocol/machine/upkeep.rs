@@ -1,9 +1,10 @@
 //! What a node does without being asked: gossip, probes, hint delivery, fetching
 //! modules, and firing timers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::super::catalog::Digest;
 use super::super::detector::Liveness;
 use super::super::effect::{Effect, Hint, StoreError, StoreReply, StoreRequest};
 use super::super::hint::{Delivered, HINT_BATCH, HINT_INTERVAL_MS};
@@ -26,7 +27,9 @@ const ASLEEP_MS: u64 = 1_000;
 pub const MEMBERSHIP_RECORD: &str = "membership";
 /// The version of that record's bytes. Version 1 was never released, and knew one
 /// layout where there are several now.
-const RECORD_VERSION: u8 = 2;
+const RECORD_VERSION: u8 = 3;
+/// The version before, whose catalog ended without histories.
+const RECORD_WITHOUT_HISTORIES: u8 = 2;
 
 /// Why bytes are not a membership record that this build reads.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -74,6 +77,7 @@ impl Machine {
         self.tick_sweep();
         self.tick_reaping();
         self.tick_surveys();
+        self.tick_publishing();
         self.depart();
         while let Some(&(due_ms, slot)) = self.timers.first() {
             if due_ms > now_ms {
@@ -165,6 +169,14 @@ impl Machine {
     /// Reads a membership record.
     pub fn read_record(bytes: &[u8]) -> Result<Persisted, RecordError> {
         match bytes.split_first() {
+            Some((&RECORD_WITHOUT_HISTORIES, rest)) => {
+                // The catalog comes last, and in it the histories: an empty map is
+                // one zero.
+                let mut bytes = vec![RECORD_VERSION];
+                bytes.extend_from_slice(rest);
+                bytes.push(0);
+                Self::read_record(&bytes)
+            }
             Some((&RECORD_VERSION, rest)) => {
                 let (persisted, rest) = postcard::take_from_bytes::<Persisted>(rest)
                     .map_err(|_| RecordError::Damaged)?;
@@ -223,18 +235,25 @@ impl Machine {
         self.fetch_modules();
     }
 
-    /// Asks a random live peer for each module that is lacking.
+    /// Asks for each module that is lacking: who offers it, or else a random live
+    /// peer.
     pub(super) fn fetch_modules(&mut self) {
         let now_ms = self.now.monotonic_ms;
-        let lacking: Vec<_> = self
-            .membership
-            .catalog()
-            .digests()
+        let offered: BTreeMap<Digest, NodeId> = self
+            .publishing
+            .offered()
+            .map(|(from, digest)| (digest, from))
+            .collect();
+        let known = self.membership.catalog().digests();
+        let lacking: BTreeSet<Digest> = known
             .into_iter()
+            .chain(offered.keys().copied())
             .filter(|digest| !self.modules_held.contains(digest))
             .collect();
         self.modules_asked_ms
             .retain(|digest, _| lacking.contains(digest));
+        self.modules_coming
+            .retain(|digest| lacking.contains(digest));
         let peers: Vec<NodeId> = self
             .membership
             .members()
@@ -245,10 +264,16 @@ impl Machine {
             return;
         }
         for digest in lacking {
+            if self.modules_coming.contains(&digest) {
+                continue;
+            }
             let asked_ms = self.modules_asked_ms.get(&digest).copied();
             if asked_ms.is_none_or(|asked_ms| now_ms >= asked_ms + MODULE_RETRY_MS) {
                 self.modules_asked_ms.insert(digest, now_ms);
-                let peer = peers[((self.dice)() % peers.len() as u64) as usize];
+                let peer = match offered.get(&digest) {
+                    Some(offering) if peers.contains(offering) => *offering,
+                    _ => peers[((self.dice)() % peers.len() as u64) as usize],
+                };
                 self.send(peer, Message::FetchModule { digest });
             }
         }

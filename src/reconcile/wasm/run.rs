@@ -13,14 +13,16 @@ use bytes::Bytes;
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Lift, Lower};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter,
-    Store,
+    Store, StoreContextMut, Trap, UpdateDeadline,
 };
 
 use super::abi::{self, Description, Outcome};
 use super::compiled::CodeCache;
 use super::failure::{Bounds, Failure, InvalidModule, classify, one_line};
+use super::lanes::MAX_SLOW_CALLS;
 use super::limits::{MAX_WORKERS, SandboxLimits};
 use super::module::{Counters, Loaded, compile, encode, link};
+use super::workers::may_go_on;
 use crate::protocol::catalog::Digest;
 use crate::protocol::effect::{GuestSibling, Operation, View};
 use crate::protocol::id::ItemKey;
@@ -38,8 +40,14 @@ const MAX_CORE_INSTANCES: u32 = 8;
 /// Tables hold the functions that a guest calls by pointer.
 const MAX_TABLES: u32 = 8;
 const MAX_TABLE_ELEMENTS: usize = 20_000;
-/// How often the backstop looks at the clock, in milliseconds.
-const EPOCH_MS: u64 = 50;
+/// How often the engine counts an epoch, in milliseconds.
+const EPOCH_MS: u64 = 10;
+/// How many epochs a call may begin in the quick lane: some 20 ms, a thousand
+/// times what a fold of usual values takes.
+const QUANTUM_EPOCHS: u64 = 2;
+/// How many epochs go by before a call that outlasted its quantum is looked at
+/// again, in case that the sandbox closes.
+const LOOK_EPOCHS: u64 = 50;
 /// What a result may hold beside its bytes: lengths, names, content types.
 const OUTPUT_OVERHEAD_BYTES: u64 = 64 << 10;
 /// What samples for the law check, a description or an error may take; a guest's
@@ -85,6 +93,30 @@ pub struct Sandbox {
 pub(super) struct Guest {
     memory_bytes: usize,
     memory_denied: bool,
+    /// How many epochs are left of its wall-clock backstop.
+    epochs_left: u64,
+    /// Whether it was told to end to make room.
+    is_cut_short: bool,
+}
+
+/// Epochs that a call runs before it is looked at, of those that it has left.
+fn next_look(guest: &mut Guest, epochs: u64) -> u64 {
+    let epochs = epochs.clamp(1, guest.epochs_left.max(1));
+    guest.epochs_left = guest.epochs_left.saturating_sub(epochs);
+    epochs
+}
+
+/// What becomes of a call that runs for so long already.
+fn look(mut context: StoreContextMut<'_, Guest>) -> wasmtime::Result<UpdateDeadline> {
+    let guest = context.data_mut();
+    if guest.epochs_left == 0 {
+        return Err(Trap::Interrupt.into());
+    }
+    if !may_go_on() {
+        guest.is_cut_short = true;
+        return Err(Trap::Interrupt.into());
+    }
+    Ok(UpdateDeadline::Continue(next_look(guest, LOOK_EPOCHS)))
 }
 
 impl ResourceLimiter for Guest {
@@ -110,7 +142,8 @@ impl ResourceLimiter for Guest {
 }
 
 fn engine(limits: &SandboxLimits) -> wasmtime::Result<Engine> {
-    let calls = (limits.worker_count().max(MAX_WORKERS) + MAX_OTHER_CALLS) as u32;
+    let workers = limits.worker_count().max(MAX_WORKERS);
+    let calls = (workers + MAX_SLOW_CALLS + MAX_OTHER_CALLS) as u32;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(calls)
         .total_core_instances(calls * MAX_CORE_INSTANCES)
@@ -274,13 +307,17 @@ impl Sandbox {
         Params: ComponentNamedList + Lower,
         Return: ComponentNamedList + Lift + 'static,
     {
-        let guest = Guest {
+        let mut guest = Guest {
             memory_bytes: self.limits.memory_bytes,
             memory_denied: false,
+            epochs_left: self.limits.deadline_ms.div_ceil(EPOCH_MS).max(1) + 1,
+            is_cut_short: false,
         };
+        let quantum = next_look(&mut guest, QUANTUM_EPOCHS);
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| guest);
-        store.set_epoch_deadline(self.limits.deadline_ms.div_ceil(EPOCH_MS).max(1) + 1);
+        store.set_epoch_deadline(quantum);
+        store.epoch_deadline_callback(look);
         let hostcall_fuel = max_output_bytes.saturating_add(OUTPUT_OVERHEAD_BYTES);
         store.set_hostcall_fuel(usize::try_from(hostcall_fuel).unwrap_or(usize::MAX));
         let run = |store: &mut Store<Guest>| {
@@ -295,6 +332,9 @@ impl Sandbox {
         loaded.counters.fuel.fetch_add(burnt, Ordering::Relaxed);
         FUEL_BURNT.set(FUEL_BURNT.get().wrapping_add(burnt));
         result.map_err(|error| {
+            if store.data().is_cut_short {
+                return Failure::Busy;
+            }
             let bounds = Bounds {
                 fuel: self.limits.fuel,
                 deadline_ms: self.limits.deadline_ms,

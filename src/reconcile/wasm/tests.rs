@@ -12,6 +12,8 @@ use crate::protocol::id::{ItemKey, NodeId, TableId};
 use crate::protocol::siblings::Version;
 use crate::reconcile::Guests;
 
+mod slow;
+
 const MISBEHAVE: &[u8] = include_bytes!("../../../reconcilers/prebuilt/test/misbehave.wasm");
 const MISBEHAVE_CORE: &[u8] =
     include_bytes!("../../../reconcilers/prebuilt/test/misbehave.core.wasm");

@@ -1,29 +1,40 @@
-//! The threads that run guests: [`Guests`] over a [`Sandbox`].
+//! The threads that run guests: [`Guests`] over a [`Sandbox`], in two lanes
+//! (`lanes.rs`).
 //!
 //! Promises: every request is answered exactly once, also when the sandbox
-//! closes and when the host itself panics; a full queue is answered at once.
+//! closes and when the host itself panics; a full queue is answered at once; as
+//! many threads as the limits say wait for quick calls, whatever the slow ones do.
 //! Not promised: any order between requests.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::abi::Outcome;
 use super::failure::Failure;
+use super::lanes::Lanes;
 use super::module::Loaded;
 use super::run::{Call, Sandbox, SandboxError, fuel_burnt};
-use crate::protocol::catalog::ModuleKind;
+use crate::protocol::catalog::{Digest, ModuleKind};
 use crate::protocol::effect::{GuestReply, GuestRequest};
 use crate::reconcile::{Done, Guests};
+
+/// How long a request may wait behind a slow call of its module and still be run:
+/// whoever asked has been answered without it by then.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+/// The niceness of threads in the slow lane: a thirtieth of a core where others
+/// want it (Linux gives 36 shares to 1,024), enough not to sit on a lock for long.
+#[cfg(target_os = "linux")]
+const SLOW_NICENESS: i32 = 15;
 
 /// Threads that run guests, behind one bounded queue.
 pub struct Workers {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -31,12 +42,80 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     refused: AtomicU64,
+    /// All that were started and may still run.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-#[derive(Default)]
 struct Queue {
-    jobs: VecDeque<(GuestRequest, Done)>,
+    lanes: Lanes<Job>,
     closed: bool,
+}
+
+struct Job {
+    request: GuestRequest,
+    done: Done,
+    since: Instant,
+}
+
+/// What a thread that runs guests knows of itself.
+struct Place {
+    shared: Arc<Shared>,
+    /// The module whose call it runs.
+    digest: Digest,
+    /// Whether it was moved to the slow lane, from which it does not come back.
+    is_slow: bool,
+    /// Whether a call of the request that it runs outlasted its quantum.
+    has_overrun: bool,
+}
+
+thread_local! {
+    static PLACE: RefCell<Option<Place>> = const { RefCell::new(None) };
+}
+
+/// A call on this thread has outlasted its quantum. Whether it may go on.
+pub(super) fn may_go_on() -> bool {
+    PLACE.with_borrow_mut(|place| match place {
+        // Law checks and dry runs are on threads of their own.
+        None => true,
+        Some(place) => place.may_go_on(),
+    })
+}
+
+impl Place {
+    fn may_go_on(&mut self) -> bool {
+        self.has_overrun = true;
+        if self.shared.queue().closed {
+            return false;
+        }
+        if self.is_slow {
+            return true;
+        }
+        let Some(excess) = self.shared.queue().lanes.overran(self.digest) else {
+            return false;
+        };
+        for job in excess {
+            self.shared.refuse(job.done);
+        }
+        if let Err(error) = start_thread(&self.shared) {
+            tracing::error!(%error, "a slow call is cut short: no thread can take its place");
+            let none = self.shared.queue().lanes.next_slow(self.digest, true);
+            debug_assert!(none.is_none(), "its module is let back");
+            return false;
+        }
+        self.is_slow = true;
+        step_back();
+        tracing::debug!(digest = %self.digest, "a call takes long: its module waits in the slow lane");
+        true
+    }
+}
+
+/// Leaves the cores to the other threads, for good.
+fn step_back() {
+    // Linux takes "the calling process" for the calling thread (setpriority(2)).
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, SLOW_NICENESS) {
+        tracing::warn!(%error, "a slow call keeps its priority");
+    }
 }
 
 impl Shared {
@@ -44,14 +123,18 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The next job; none when the sandbox closes.
-    fn next(&self) -> Option<(GuestRequest, Done)> {
+    fn next(&self) -> Option<Job> {
         let mut queue = self.queue();
         loop {
             if queue.closed {
                 return None;
             }
-            if let Some(job) = queue.jobs.pop_front() {
+            if let Some((_, job)) = queue.lanes.pop() {
                 return Some(job);
             }
             queue = self
@@ -60,34 +143,89 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner);
         }
     }
+
+    fn refuse(&self, done: Done) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        done(GuestReply::Overloaded, 0);
+    }
+}
+
+/// Starts one more thread of the quick lane.
+fn start_thread(shared: &Arc<Shared>) -> Result<(), SandboxError> {
+    let mut threads = shared.threads();
+    threads.retain(|thread| !thread.is_finished());
+    let mine = shared.clone();
+    let thread = thread::Builder::new()
+        .name("guest".to_owned())
+        .spawn(move || serve(&mine))
+        .map_err(SandboxError::Thread)?;
+    threads.push(thread);
+    Ok(())
+}
+
+/// Runs requests of the quick lane until the sandbox closes, or until one of them
+/// takes this thread to the slow lane; then those of its module.
+fn serve(shared: &Arc<Shared>) {
+    while let Some(job) = shared.next() {
+        let digest = job.request.digest;
+        let mut place = run_job(shared, job, false);
+        while place.is_slow {
+            let next = {
+                let mut queue = shared.queue();
+                if queue.closed {
+                    return;
+                }
+                queue.lanes.next_slow(digest, !place.has_overrun)
+            };
+            // Whatever it handed back to the quick lane wants a thread.
+            shared.wake.notify_all();
+            match next {
+                None => return,
+                Some(job) if job.since.elapsed() > MAX_WAIT => {
+                    shared.refuse(job.done);
+                    place.has_overrun = true;
+                }
+                Some(job) => place = run_job(shared, job, true),
+            }
+        }
+    }
+}
+
+/// Runs one request and answers it. Says where that took the thread.
+fn run_job(shared: &Arc<Shared>, job: Job, is_slow: bool) -> Place {
+    PLACE.set(Some(Place {
+        shared: shared.clone(),
+        digest: job.request.digest,
+        is_slow,
+        has_overrun: false,
+    }));
+    let burnt = fuel_burnt();
+    let reply = run(&shared.sandbox, &job.request);
+    let fuel = fuel_burnt().wrapping_sub(burnt);
+    let place = PLACE.take().expect("nobody else takes it");
+    (job.done)(reply, fuel);
+    place
 }
 
 impl Workers {
     /// Starts as many threads as the sandbox's limits say.
     pub fn start(sandbox: Arc<Sandbox>) -> Result<Self, SandboxError> {
         let count = sandbox.limits().worker_count();
+        let lanes = Lanes::new(sandbox.limits().queue);
         let workers = Workers {
             shared: Arc::new(Shared {
                 sandbox,
-                queue: Mutex::default(),
+                queue: Mutex::new(Queue {
+                    lanes,
+                    closed: false,
+                }),
                 wake: Condvar::new(),
                 refused: AtomicU64::new(0),
+                threads: Mutex::default(),
             }),
-            threads: Mutex::default(),
         };
-        for index in 0..count {
-            let shared = workers.shared.clone();
-            let thread = thread::Builder::new()
-                .name(format!("guest-{index}"))
-                .spawn(move || {
-                    while let Some((request, done)) = shared.next() {
-                        let burnt = fuel_burnt();
-                        let reply = run(&shared.sandbox, &request);
-                        done(reply, fuel_burnt().wrapping_sub(burnt));
-                    }
-                })
-                .map_err(SandboxError::Thread)?;
-            workers.threads().push(thread);
+        for _ in 0..count {
+            start_thread(&workers.shared)?;
         }
         Ok(workers)
     }
@@ -99,7 +237,12 @@ impl Workers {
 
     /// How many requests wait for a thread.
     pub fn queue_depth(&self) -> u64 {
-        self.shared.queue().jobs.len() as u64
+        self.shared.queue().lanes.waiting() as u64
+    }
+
+    /// How many calls have outlasted their quantum and still run.
+    pub fn slow_calls(&self) -> u64 {
+        self.shared.queue().lanes.slow_calls() as u64
     }
 
     /// How many requests met a full queue.
@@ -107,44 +250,54 @@ impl Workers {
         self.shared.refused.load(Ordering::Relaxed)
     }
 
-    /// Answers what waits, lets the threads end what they are at, and ends them.
-    /// Later requests are answered `Overloaded`.
+    /// Answers what waits, lets the threads end what they are at (slow calls are
+    /// cut short), and ends them. Later requests are answered `Overloaded`.
     pub fn close(&self) {
         let waiting = {
             let mut queue = self.shared.queue();
             queue.closed = true;
-            std::mem::take(&mut queue.jobs)
+            queue.lanes.drain()
         };
         self.shared.wake.notify_all();
-        for (_, done) in waiting {
-            done(GuestReply::Overloaded, 0);
+        for job in waiting {
+            (job.done)(GuestReply::Overloaded, 0);
         }
-        let threads = std::mem::take(&mut *self.threads());
         let me = thread::current().id();
-        for thread in threads {
-            // The last owner may be a `done` on one of these threads.
-            if thread.thread().id() != me && thread.join().is_err() {
-                tracing::error!("a thread that ran guests had panicked");
+        loop {
+            // A call that outlasts its quantum just now may have started one more.
+            let threads = std::mem::take(&mut *self.shared.threads());
+            if threads.is_empty() {
+                return;
+            }
+            for thread in threads {
+                // The last owner may be a `done` on one of these threads.
+                if thread.thread().id() != me && thread.join().is_err() {
+                    tracing::error!("a thread that ran guests had panicked");
+                }
             }
         }
-    }
-
-    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Guests for Workers {
     fn submit(&self, request: GuestRequest, done: Done) {
         let mut queue = self.shared.queue();
-        if queue.closed || queue.jobs.len() >= self.shared.sandbox.limits().queue {
-            drop(queue);
-            self.shared.refused.fetch_add(1, Ordering::Relaxed);
-            return done(GuestReply::Overloaded, 0);
-        }
-        queue.jobs.push_back((request, done));
+        let digest = request.digest;
+        let job = Job {
+            request,
+            done,
+            since: Instant::now(),
+        };
+        let refused = if queue.closed {
+            Some(job)
+        } else {
+            queue.lanes.push(digest, job).err()
+        };
         drop(queue);
-        self.shared.wake.notify_one();
+        match refused {
+            Some(job) => self.shared.refuse(job.done),
+            None => self.shared.wake.notify_one(),
+        }
     }
 }
 
