@@ -7,8 +7,11 @@
 //! any status is a [`Reply`], and only the lack of one is an error. Errors are
 //! one line that says what to do next.
 //!
-//! Not promised: TLS, redirects, streaming (bodies are held whole) and fair
+//! Not promised: TLS, redirects, streaming (bodies are held whole, but for those
+//! that come in lines: `stream.rs`) and fair
 //! spreading of load: an endpoint that answers is kept.
+
+mod stream;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -402,11 +405,17 @@ impl Client {
                 }
             }
         }
-        let urls: Vec<&str> = inner.endpoints.iter().map(|e| e.url.as_str()).collect();
-        Err(ClientError::Unreachable {
+        Err(self.unreachable(refusal))
+    }
+
+    /// No endpoint took a connection.
+    fn unreachable(&self, refusal: Option<std::io::Error>) -> ClientError {
+        let endpoints = self.inner.endpoints.iter();
+        let urls: Vec<&str> = endpoints.map(|endpoint| endpoint.url.as_str()).collect();
+        ClientError::Unreachable {
             endpoints: urls.join(" or "),
             source: refusal.unwrap_or_else(|| std::io::ErrorKind::NotConnected.into()),
-        })
+        }
     }
 }
 

@@ -31,6 +31,7 @@ use crate::protocol::machine::{MEMBERSHIP_RECORD, Machine, Upkeep};
 use crate::protocol::membership::{Identity, Pace};
 use crate::reconcile::quarantine::Guarded;
 use crate::reconcile::registry::{InspectError, LoadError, Registry};
+use crate::reconcile::rehearsal::Rehearsal;
 use crate::reconcile::wasm::{Sandbox, SandboxLimits, Workers};
 use crate::store::Store;
 use crate::store::sqlite::{Options, SqliteStore};
@@ -89,6 +90,11 @@ impl Modules for ModuleShelf {
                 counterexample: counterexample.to_json(),
             }),
         }
+    }
+
+    fn rehearse(&self) -> Result<Rehearsal, ModuleError> {
+        let limits = self.registry.sandbox().limits().clone();
+        Rehearsal::new(limits).map_err(storage)
     }
 
     fn health(&self, digest: Digest) -> ModuleFigures {

@@ -21,7 +21,7 @@ use super::gate::Pass;
 use super::problem::{Code, Problem};
 use super::query::{Query, Quorum};
 use super::service::Service;
-use super::{Answer, Body, Call, accept, headers, path, siblings, token};
+use super::{Answer, Body, Call, accept, explain, headers, path, siblings, token};
 use crate::metrics::Metrics;
 use crate::protocol::catalog::{Digest, Table};
 use crate::protocol::id::ItemKey;
@@ -159,15 +159,31 @@ impl Target {
 async fn get<S: Service>(service: &S, metrics: &Metrics, target: &Target, parts: &Parts) -> Answer {
     let query = Query::parse(
         parts.uri.query(),
-        &["r", "w", "quorum", "timeout_ms", "siblings"],
+        &["r", "w", "quorum", "timeout_ms", "siblings", "explain"],
     )?;
     let raw = query.flag("siblings")?;
+    let explains = query.flag("explain")?;
+    if raw && explains {
+        return Err(Problem::bad_request(
+            "siblings=true and explain=true do not go together: an explanation lists the siblings, \
+             and siblings=true gives their values",
+        ));
+    }
     let quorum = Quorum::of(&query, &target.table.definition)?;
     refuse_preconditions(&parts.headers, &[IF_MATCH, IF_UNMODIFIED_SINCE])?;
-    let told = target.ask(service, quorum, Ask::Get { raw }).await;
+    let ask = if explains {
+        Ask::Explain
+    } else {
+        Ask::Get { raw }
+    };
+    let told = target.ask(service, quorum, ask).await;
     match &told {
         Told::Value(value) => metrics.read_siblings(u64::from(value.siblings)),
         Told::Siblings { set, .. } => metrics.read_siblings(set.len() as u64),
+        Told::Explained(explanation) => {
+            let answer = explain::represent(service, &target.table, &target.key, explanation);
+            return Ok(answer);
+        }
         _ => {}
     }
     represent(target, &parts.headers, told, Done::Read)
@@ -312,10 +328,12 @@ fn represent(target: &Target, request: &HeaderMap, told: Told, done: Done) -> An
             Ok(response)
         }
         Told::Refused(refusal) => Err(refusal.into()),
+        // Only what asked for an explanation gets one, and it was shown above.
+        Told::Explained(explanation) => represent(target, request, explanation.told, done),
     }
 }
 
-fn absent() -> Problem {
+pub(super) fn absent() -> Problem {
     Problem::not_found("the table holds no item of this key")
 }
 

@@ -27,6 +27,8 @@
 pub mod accept;
 pub mod body;
 pub mod cluster;
+pub mod dry_run;
+pub mod explain;
 pub mod gate;
 pub mod headers;
 pub mod health;
@@ -36,6 +38,7 @@ pub mod problem;
 pub mod query;
 pub mod reconcilers;
 pub mod route;
+pub mod sent;
 pub mod service;
 pub mod siblings;
 pub mod tables;
@@ -63,11 +66,12 @@ use self::body::RequestBody;
 use self::gate::Gate;
 use self::problem::{Code, Problem, ProblemCode};
 use self::route::Resource;
+use self::sent::Sent;
 use self::service::Service;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 
-/// Every response's body: bytes that are there already.
+/// Almost every response's body: bytes that are there already. See [`sent`].
 pub type Body = Full<Bytes>;
 
 /// Answers `GET /internal/v1/peer`: the transport's handshake and upgrade.
@@ -181,7 +185,7 @@ impl<S: Service> Api<S> {
     }
 
     /// Answers one request. Never fails: errors are responses.
-    pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    pub async fn handle(&self, request: Request<Incoming>) -> Response<Sent> {
         if self.gate.is_full() && route::is_item(request.uri().path()) {
             let kind = Resource::Items.kind(request.method());
             return self.refuse(request, kind);
@@ -240,7 +244,7 @@ impl<S: Service> Api<S> {
     /// Answers a request on a connection for which there is no room: peers and
     /// those who ask whether the node lives are served, all others are told to
     /// come again, and the connection ends.
-    pub async fn turn_away(&self, request: Request<Incoming>) -> Response<Body> {
+    pub async fn turn_away(&self, request: Request<Incoming>) -> Response<Sent> {
         let resource = route::find(request.uri().path()).map(|(resource, _)| resource);
         let mut response = match resource {
             Some(Resource::Peer) => return self.handle(request).await,
@@ -259,7 +263,7 @@ impl<S: Service> Api<S> {
     }
 
     /// Says that there is no room, without looking any closer.
-    fn refuse(&self, request: Request<Incoming>, kind: &'static str) -> Response<Body> {
+    fn refuse(&self, request: Request<Incoming>, kind: &'static str) -> Response<Sent> {
         let id = self.request_id(&request);
         let (parts, body) = request.into_parts();
         RequestBody::new(&parts.headers, body).discard();
@@ -270,7 +274,7 @@ impl<S: Service> Api<S> {
         response
             .headers_mut()
             .insert(headers::REQUEST_ID, id_header(&id));
-        response
+        response.map(Sent::from)
     }
 
     /// Tells the log how many requests found no room, once a second at most.
@@ -294,24 +298,33 @@ impl<S: Service> Api<S> {
         &self,
         resource: Option<(Resource, Vec<String>)>,
         request: Request<Incoming>,
-    ) -> Response<Body> {
+    ) -> Response<Sent> {
         let Some((resource, captured)) = resource else {
             let (parts, body) = request.into_parts();
             RequestBody::new(&parts.headers, body).discard();
             return Problem::not_found(
                 "no resource has this path; GET /openapi.json lists those there are",
             )
-            .into_response();
+            .into_response()
+            .map(Sent::from);
         };
         if resource == Resource::Peer {
-            return (self.peer)(request).await;
+            return (self.peer)(request).await.map(Sent::from);
         }
         let (parts, body) = request.into_parts();
         let body = RequestBody::new(&parts.headers, body);
         let mut call = Call { parts, body };
-        let answer = self.dispatch(resource, &captured, &mut call).await;
+        let answer = match (resource, captured.as_slice()) {
+            (Resource::DryRun, [table, ..]) => {
+                dry_run::handle(&self.service, table, &mut call).await
+            }
+            _ => {
+                let answer = self.dispatch(resource, &captured, &mut call).await;
+                answer.map(|response| response.map(Sent::from))
+            }
+        };
         call.body.discard();
-        answer.unwrap_or_else(Problem::into_response)
+        answer.unwrap_or_else(|problem| problem.into_response().map(Sent::from))
     }
 
     async fn dispatch(&self, resource: Resource, captured: &[String], call: &mut Call) -> Answer {

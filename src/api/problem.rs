@@ -243,8 +243,8 @@ impl Problem {
         self
     }
 
-    /// The response.
-    pub fn into_response(self) -> Response<Body> {
+    /// The problem as JSON.
+    pub fn document(&self) -> Value {
         let (status, code, title) = self.code.row();
         let mut body = Map::new();
         body.insert("type".into(), json!(format!("urn:kinfold:problem:{code}")));
@@ -252,8 +252,14 @@ impl Problem {
         body.insert("status".into(), json!(status.as_u16()));
         body.insert("detail".into(), json!(self.detail));
         body.insert("code".into(), json!(code));
-        body.extend(self.members);
-        let mut text = Value::Object(body).to_string();
+        body.extend(self.members.clone());
+        Value::Object(body)
+    }
+
+    /// The response.
+    pub fn into_response(self) -> Response<Body> {
+        let (status, code, _) = self.code.row();
+        let mut text = self.document().to_string();
         text.push('\n');
         let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = status;
@@ -308,6 +314,7 @@ impl From<AdminError> for Problem {
             AdminError::InvalidModule(_) => Code::InvalidModule,
             AdminError::LawViolated { .. } => Code::LawViolated,
             AdminError::NoSuchTable => Code::NoSuchTable,
+            AdminError::Busy(_) => Code::Overloaded,
             AdminError::NoSuchReconciler | AdminError::Change(C::NoSuchReconciler) => {
                 Code::NoSuchReconciler
             }

@@ -33,7 +33,7 @@ const MAX_JSON_BYTES: u64 = 4 << 10;
 const WASM: &str = "application/wasm";
 const JSON: &str = "application/json";
 
-fn kind(kind: ModuleKind) -> &'static str {
+pub(super) fn kind(kind: ModuleKind) -> &'static str {
     match kind {
         ModuleKind::Reconciler => "reconciler",
         ModuleKind::DataType => "data-type",
@@ -41,7 +41,7 @@ fn kind(kind: ModuleKind) -> &'static str {
 }
 
 /// What the law check said.
-fn laws(lawfulness: &Lawfulness) -> Value {
+pub(super) fn laws(lawfulness: &Lawfulness) -> Value {
     match lawfulness {
         Lawfulness::NoCounterexample { cases } => json!({
             "verdict": "no counterexample",

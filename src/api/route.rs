@@ -14,6 +14,7 @@ pub enum Resource {
     Items,
     Tables,
     Table,
+    DryRun,
     Reconcilers,
     Reconciler,
     Rollback,
@@ -49,7 +50,7 @@ impl Resource {
                 &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE],
                 "GET, HEAD, PUT, DELETE",
             ),
-            Resource::Rollback | Resource::Leave => (&[Method::POST], "POST"),
+            Resource::Rollback | Resource::Leave | Resource::DryRun => (&[Method::POST], "POST"),
             Resource::Member => (&[Method::DELETE], "DELETE"),
             Resource::Peer => (&[Method::GET], "GET"),
             Resource::Tables
@@ -75,6 +76,7 @@ impl Resource {
                 _ => "unknown",
             },
             Resource::Tables | Resource::Table => "table",
+            Resource::DryRun => "dry_run",
             Resource::Reconcilers | Resource::Reconciler | Resource::Rollback => "reconciler",
             Resource::Cluster | Resource::Leave | Resource::Member | Resource::Ring => "cluster",
             Resource::Health | Resource::Ready | Resource::Metrics | Resource::OpenApi => "health",
@@ -97,6 +99,9 @@ pub fn find(path: &str) -> Option<(Resource, Vec<String>)> {
     let (resource, captured): (Resource, &[&str]) = match segments.as_slice() {
         ["v1", "tables"] => (Resource::Tables, &[]),
         ["v1", "tables", table] if !table.is_empty() => (Resource::Table, &segments[2..]),
+        ["v1", "tables", table, "dry-run"] if !table.is_empty() => {
+            (Resource::DryRun, &segments[2..3])
+        }
         ["v1", "tables", table, "items", first, ..] => {
             let mut captured = vec![(*table).to_owned(), (*first).to_owned()];
             captured.extend(segments[5..].iter().map(|one| (*one).to_owned()));
@@ -129,7 +134,7 @@ mod tests {
     use super::*;
 
     /// Every published path with its methods: the router knows no other.
-    const PUBLISHED: [(&str, Resource, &[&str]); 17] = [
+    const PUBLISHED: [(&str, Resource, &[&str]); 18] = [
         (
             "/v1/tables/{table}/items/{partition_key}",
             Resource::Items,
@@ -156,6 +161,7 @@ mod tests {
             Resource::Table,
             &["get", "head", "put", "delete"],
         ),
+        ("/v1/tables/{table}/dry-run", Resource::DryRun, &["post"]),
         ("/v1/reconcilers", Resource::Reconcilers, &["get", "head"]),
         (
             "/v1/reconcilers/{name}",

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::node::dry_run::{Plan, Running};
 use crate::node::{
     AdminError, ClusterView, ModuleFigures, Node, RingView, Tables, Trouble, Upload,
 };
@@ -49,6 +50,8 @@ pub trait Service: Send + Sync + 'static {
         accept_unlawful: bool,
         timeout_ms: u64,
     ) -> impl Future<Output = Result<Upload, AdminError>> + Send;
+    /// Tries a module on what a table stores.
+    fn dry_run(&self, plan: Plan) -> impl Future<Output = Result<Running, AdminError>> + Send;
     /// This node begins to leave the cluster.
     fn leave(&self) -> impl Future<Output = Result<(), AdminError>> + Send;
     /// Removes a dead member, by its name or id. Returns its name.
@@ -111,6 +114,10 @@ impl Service for Node {
         timeout_ms: u64,
     ) -> Result<Upload, AdminError> {
         Node::add_reconciler(self, name, bytes, accept_unlawful, timeout_ms).await
+    }
+
+    async fn dry_run(&self, plan: Plan) -> Result<Running, AdminError> {
+        Node::dry_run(self, plan).await
     }
 
     async fn leave(&self) -> Result<(), AdminError> {

@@ -12,6 +12,9 @@ use crate::client::{ClientError, Reply};
 use crate::config::ConfigError;
 use crate::logging::LoggingError;
 
+/// What a dry run ends with that found something.
+pub const EXIT_DIFFERS: u8 = 7;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -51,6 +54,18 @@ pub enum CliError {
         "nothing is known of {module}: give it samples of its own, or check it with --samples DIR"
     )]
     Unchecked { module: String },
+    /// A module would not give clients the same. What differs has been shown.
+    #[error("not the same everywhere: of {tried} items tried in {table}, {what}")]
+    Differs {
+        table: String,
+        what: String,
+        tried: u64,
+    },
+    /// The last line of an answer is missing.
+    #[error(
+        "the answer broke off before its end; is the node stopping? try again, or ask another one"
+    )]
+    CutShort,
     /// A simulated cluster broke a promise.
     #[error("{failed} of {seeds} seeds failed; play the first one again: {first}")]
     Invariant {
@@ -100,7 +115,8 @@ pub enum CliError {
 
 impl CliError {
     /// What the process ends with: 1 failed, 2 wrong usage or config, 3 not
-    /// found, 4 conflict, 5 not available now, 6 nothing could be checked.
+    /// found, 4 conflict, 5 not available now, 6 nothing could be checked, 7 not the
+    /// same.
     pub fn exit_code(&self) -> u8 {
         match self {
             CliError::Client(error) if error.is_unavailable() => 5,
@@ -121,6 +137,8 @@ impl CliError {
             },
             CliError::Unresolved { .. } => 4,
             CliError::Unchecked { .. } => 6,
+            CliError::CutShort => 5,
+            CliError::Differs { .. } => EXIT_DIFFERS,
             _ => 1,
         }
     }
@@ -138,6 +156,21 @@ impl CliError {
             .filter(|line| !line.is_empty())
             .collect::<Vec<_>>()
             .join(" ")
+    }
+
+    /// What an error means that came after the answer had begun.
+    pub fn refused_late(problem: &serde_json::Value) -> CliError {
+        let text = |key: &str| problem[key].as_str().unwrap_or_default().to_owned();
+        let status = problem["status"]
+            .as_u64()
+            .and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
+        let code = text("code");
+        CliError::Refused {
+            status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            hint: hint(&code, None),
+            code,
+            detail: text("detail"),
+        }
     }
 
     /// What an error answer means.

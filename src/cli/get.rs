@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::Common;
 use super::error::{CliError, expect_success};
+use super::explain;
 use super::item::{self, ItemName, QuorumArgs};
 use super::output::{Output, cell, decode, list, preview};
 use crate::client::{Reply, Request};
@@ -16,10 +17,13 @@ use crate::client::{Reply, Request};
 const EXAMPLES: &str = "\
 The value's bytes go to standard output as they are. With --json: value (base64),
 json (the value, where it is JSON), content_type, context, etag, siblings, reconciler.
+--explain says which replicas answered, which siblings went into the answer, and what the
+module did with them; it succeeds whatever a plain read would say.
 
 Examples:
   kinfold get profiles alice > alice.json
   kinfold get raw note --siblings
+  kinfold get carts alice --explain --r all
   kinfold get profiles alice --context-file ctx && kinfold put profiles alice '{}' --context-file ctx";
 
 /// Reads an item
@@ -34,6 +38,9 @@ pub struct GetArgs {
     /// Show every sibling as it is stored, whatever the reconciler
     #[arg(long)]
     siblings: bool,
+    /// Tell how the answer comes about, instead of giving it
+    #[arg(long, conflicts_with_all = ["siblings", "context_file"])]
+    explain: bool,
     /// Leave the context in this file, for `put --context-file`
     #[arg(long, value_name = "FILE")]
     context_file: Option<PathBuf>,
@@ -52,8 +59,19 @@ pub async fn run(common: &Common, args: GetArgs) -> Result<(), CliError> {
     if args.siblings {
         request = request.query("siblings", "true");
     }
+    if args.explain {
+        request = request.query("explain", "true");
+    }
     let client = common.client_for(args.quorum.timeout_ms)?;
     let reply = client.send(request).await?;
+    if args.explain {
+        let explanation: Value = expect_success(reply)?.json()?;
+        return if output.json {
+            output.json(&explanation)
+        } else {
+            explain::show(&output, &explanation)
+        };
+    }
     if let Some(path) = &args.context_file {
         item::write_context(path, &reply)?;
     }

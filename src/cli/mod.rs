@@ -21,6 +21,7 @@ mod cluster;
 mod delete;
 mod dev;
 mod error;
+mod explain;
 mod get;
 mod item;
 mod op;
@@ -52,7 +53,8 @@ Examples:
 Exit codes:
   0 done   1 failed   2 wrong usage or config   3 not found
   4 conflict: siblings that nobody folded   5 not available now: try again
-  6 unchecked: the law check could try nothing on a module";
+  6 unchecked: the law check could try nothing on a module
+  7 a dry run found a difference or a failure";
 
 /// A replicated store whose conflicts are folded by WebAssembly modules
 #[derive(Parser, Debug)]

@@ -51,6 +51,9 @@ pub enum AdminError {
     NoSuchTable,
     #[error("no reconciler has this name or digest")]
     NoSuchReconciler,
+    /// Something else of the kind is under way.
+    #[error("{0}")]
+    Busy(&'static str),
     /// Any other reason of the catalog's.
     #[error(transparent)]
     Change(ChangeRefused),
@@ -127,7 +130,7 @@ impl From<ModuleError> for AdminError {
 }
 
 /// A panic on a blocking thread, as an error.
-fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, AdminError> {
+pub(super) fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, AdminError> {
     result.map_err(|error| AdminError::Refused(Refusal::Storage(StoreError::Io(error.to_string()))))
 }
 

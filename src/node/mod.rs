@@ -7,9 +7,10 @@
 //! that goes away takes nothing with it.
 //!
 //! The parts: `admin.rs` changes tables and modules, `views.rs` shows what the
-//! node knows.
+//! node knows, `dry_run.rs` tries a module on what is stored.
 
 mod admin;
+pub mod dry_run;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -26,7 +27,9 @@ pub use views::{ClusterView, MemberView, PreferenceView, RingView, TransferView}
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::protocol::catalog::{Applied, Catalog, Digest, ModuleInfo, TableDefinition};
-use crate::protocol::effect::{Effect, Input, RequestId, StoreError, StoreReply, StoreRequest};
+use crate::protocol::effect::{
+    Effect, GuestCost, Input, RequestId, StoreError, StoreReply, StoreRequest, SurveyPage,
+};
 use crate::protocol::id::{ClusterId, Partition, Position};
 pub use crate::protocol::machine::Tables;
 use crate::protocol::machine::{Machine, PublishRefused};
@@ -34,6 +37,7 @@ use crate::protocol::message::{ItemRequest, Message, Refusal, Response};
 use crate::reconcile::Guests;
 pub use crate::reconcile::ModuleFigures;
 pub use crate::reconcile::quarantine::Trouble;
+use crate::reconcile::rehearsal::Rehearsal;
 use crate::store::Store;
 use crate::transport::Transport;
 
@@ -67,6 +71,8 @@ pub trait Modules: Send + Sync + 'static {
     fn unload(&self, digest: Digest);
     /// Says what a module is, after it passed the law check or was let off it.
     fn inspect(&self, bytes: &Bytes, accept_unlawful: bool) -> Result<ModuleInfo, ModuleError>;
+    /// A place to try modules in, apart from those that serve.
+    fn rehearse(&self) -> Result<Rehearsal, ModuleError>;
     /// How a module has fared.
     fn health(&self, digest: Digest) -> ModuleFigures;
     /// How every module has fared.
@@ -95,6 +101,10 @@ pub struct Node {
     waiting: Mutex<HashMap<RequestId, oneshot::Sender<Response>>>,
     /// Operators who wait for their change to be taken.
     publishing: Mutex<HashMap<RequestId, oneshot::Sender<Result<Applied, PublishRefused>>>>,
+    /// Pages of a table that somebody waits for.
+    surveys: Mutex<HashMap<RequestId, oneshot::Sender<Result<SurveyPage, Refusal>>>>,
+    /// Held by the dry run that is under way: there is one at a time.
+    rehearsing: Arc<tokio::sync::Semaphore>,
     next_request: AtomicU64,
     tables: RwLock<Arc<Tables>>,
     catalog: RwLock<Arc<Catalog>>,
@@ -126,6 +136,8 @@ impl Node {
             transport: OnceLock::new(),
             waiting: Mutex::default(),
             publishing: Mutex::default(),
+            surveys: Mutex::default(),
+            rehearsing: Arc::new(tokio::sync::Semaphore::new(1)),
             next_request: AtomicU64::new(1),
             tables: RwLock::new(tables),
             catalog: RwLock::new(catalog),
@@ -229,10 +241,11 @@ impl Node {
                 Effect::Guest { job, request } => {
                     let node = self.arc();
                     let begun_us = self.ports.clock.now().wall_us;
-                    let done = move |reply| {
-                        let spent_us = node.ports.clock.now().wall_us.saturating_sub(begun_us);
-                        node.ports.metrics.fold_finished(spent_us as f64 / 1e6);
-                        node.step(Input::Guest { job, reply });
+                    let done = move |reply, fuel| {
+                        let time_us = node.ports.clock.now().wall_us.saturating_sub(begun_us);
+                        node.ports.metrics.fold_finished(time_us as f64 / 1e6);
+                        let cost = GuestCost { fuel, time_us };
+                        node.step(Input::Guest { job, reply, cost });
                     };
                     self.ports.guests.submit(request, Box::new(done));
                 }
@@ -240,6 +253,12 @@ impl Node {
                     if let Some(client) = lock(&self.waiting).remove(&request) {
                         // A client that has gone needs no answer.
                         let _gone = client.send(response);
+                    }
+                }
+                Effect::Surveyed { request, page } => {
+                    if let Some(asker) = lock(&self.surveys).remove(&request) {
+                        // Whoever asked may have given up.
+                        let _gone = asker.send(page);
                     }
                 }
                 Effect::ServeModule {

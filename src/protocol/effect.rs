@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::{Applied, CatalogChange, Digest};
 use super::dot::Dot;
-use super::id::{ItemKey, NodeId, Partition};
+use super::id::{ItemKey, NodeId, Partition, TableId};
 use super::machine::PublishRefused;
-use super::message::{ItemRequest, Message, Response};
+use super::message::{ItemRequest, Message, Refusal, Response};
 use super::replica::{Mutation, Outcome, Row};
 use super::siblings::{SiblingSet, StateHash, Version};
 
@@ -59,7 +59,11 @@ pub enum Input {
         reply: Result<StoreReply, StoreError>,
     },
     /// A guest effect is done.
-    Guest { job: JobId, reply: GuestReply },
+    Guest {
+        job: JobId,
+        reply: GuestReply,
+        cost: GuestCost,
+    },
     /// These modules are held by this node now.
     ModulesHeld { digests: Vec<Digest> },
     /// Time passed; timers that are due fire.
@@ -72,6 +76,8 @@ pub enum Input {
     },
     /// A module that had come could not be kept. It is fetched again.
     ModuleNotKept { digest: Digest },
+    /// The shell wants a page of what a table stores in a partition.
+    Survey { request: RequestId, ask: SurveyAsk },
 }
 
 /// What a machine wants done.
@@ -119,6 +125,35 @@ pub enum Effect {
     },
     /// No reconciler has this module any more: what is kept of it in memory may go.
     ForgetModule { digest: Digest },
+    /// The page that the shell wanted, or why it cannot be had.
+    Surveyed {
+        request: RequestId,
+        page: Result<SurveyPage, Refusal>,
+    },
+}
+
+/// What of a table is wanted; see `machine/survey.rs`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SurveyAsk {
+    pub table: TableId,
+    pub partition: Partition,
+    /// After this key; none to begin.
+    pub after: Option<ItemKey>,
+    /// Whether items without a conflict are wanted too.
+    pub singles: bool,
+}
+
+/// A page of what one replica stores of a table in a partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SurveyPage {
+    /// The replica that was read.
+    pub from: NodeId,
+    /// How many of the table's items were gone through.
+    pub scanned: u64,
+    /// Those of them that were wanted, in the order of keys.
+    pub rows: Vec<(ItemKey, SiblingSet)>,
+    /// After which key to go on; none when that was all.
+    pub next: Option<ItemKey>,
 }
 
 /// Which of several files a hint lies in, and its place there. A hint that is
@@ -330,6 +365,16 @@ pub struct Operation {
     pub body: Bytes,
     pub dot: Dot,
     pub written_at_us: u64,
+}
+
+/// What a module's work took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct GuestCost {
+    /// Fuel of all calls, about one unit for each instruction.
+    pub fuel: u64,
+    /// From the request to the answer, waiting for a thread included, in
+    /// microseconds.
+    pub time_us: u64,
 }
 
 /// What the module made of it.

@@ -25,7 +25,7 @@
 mod session;
 use serde::{Deserialize, Serialize};
 
-use super::id::{ItemKey, Partition};
+use super::id::{ItemKey, Partition, TableId};
 use super::merkle::Sum;
 use super::siblings::{SiblingSet, StateHash};
 use super::trees::{Class, Trees};
@@ -122,6 +122,14 @@ pub enum Ask {
         partition: Partition,
         items: Vec<(ItemKey, StateHash)>,
     },
+    /// The rows of one table after this key, in order: all, or only those that
+    /// have more than one version. For looking at, not for storing.
+    Survey {
+        table: TableId,
+        partition: Partition,
+        after: Option<ItemKey>,
+        singles: bool,
+    },
 }
 
 /// The answers, in the order of the questions.
@@ -154,6 +162,13 @@ pub enum Answer {
         same: Vec<u32>,
     },
     Reaped,
+    Surveyed {
+        /// How many of the table's items were gone through.
+        scanned: u64,
+        rows: Vec<(ItemKey, SiblingSet)>,
+        /// After which key to go on; none when that was all.
+        next: Option<ItemKey>,
+    },
 }
 
 /// About how many bytes these rows take.

@@ -185,6 +185,18 @@ impl ItemKey {
         ItemKey(bytes.into())
     }
 
+    /// A key below all those of the table, and above those of lesser tables: where
+    /// to begin to read it. None for the least table of all.
+    pub fn before_table(table: TableId) -> Option<Self> {
+        let lesser = TableId(table.0.checked_sub(1)?);
+        let last = [0xff; MAX_PARTITION_KEY_BYTES];
+        Some(ItemKey::new(
+            lesser,
+            &last,
+            Some(&[0xff; MAX_SORT_KEY_BYTES]),
+        ))
+    }
+
     /// Takes bytes that claim to be an encoded name; `None` if they are not one.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let key = ItemKey(bytes.into());
@@ -281,6 +293,16 @@ mod tests {
         assert_eq!(Position(u128::MAX).partition(256), Partition(255));
         assert_eq!(Position(1 << 120).partition(256), Partition(1));
         assert_eq!(Position(u128::MAX).partition(1), Partition(0));
+    }
+
+    #[test]
+    fn a_table_begins_after_what_comes_before_it() {
+        let before = ItemKey::before_table(TableId(7)).expect("there are lesser tables");
+        assert_eq!(ItemKey::decode(before.as_bytes()), Some(before.clone()));
+        let least = ItemKey::new(TableId(7), &[0], None);
+        let lesser = ItemKey::new(TableId(6), &[0xff; 9], Some(&[0xff; 9]));
+        assert!(lesser < before && before < least);
+        assert_eq!(ItemKey::before_table(TableId(0)), None);
     }
 
     proptest! {

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::{Catalog, Digest};
 use super::context::Context;
-use super::effect::{Address, StoreError};
+use super::dot::Dot;
+use super::effect::{Address, GuestCost, StoreError};
 use super::exchange;
 use super::id::{ClusterId, ItemKey, NodeId, Partition, TableId};
 use super::membership::{News, Summary};
@@ -40,7 +41,7 @@ pub struct ItemRequest {
     pub timeout_ms: u64,
 }
 
-/// The four things that can be asked.
+/// The things that can be asked.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Ask {
     /// Reads. `raw` gives the siblings whatever the reconciler.
@@ -56,6 +57,8 @@ pub enum Ask {
     Delete { client: Option<Context> },
     /// Applies an operation to a data type.
     Operate { operation: Bytes },
+    /// Reads, and tells how the answer came about.
+    Explain,
 }
 
 impl Ask {
@@ -64,8 +67,13 @@ impl Ask {
         match self {
             Ask::Put { value, .. } => value.len(),
             Ask::Operate { operation } => operation.len(),
-            Ask::Get { .. } | Ask::Delete { .. } => 0,
+            Ask::Get { .. } | Ask::Delete { .. } | Ask::Explain => 0,
         }
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_read(&self) -> bool {
+        matches!(self, Ask::Get { .. } | Ask::Explain)
     }
 }
 
@@ -91,6 +99,72 @@ pub enum Response {
         context: Context,
     },
     Refused(Refusal),
+    /// What a read would have been told, and how that came about.
+    Explained(Box<Explanation>),
+}
+
+/// How the answer to a read came about.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    /// What a plain read would have been told.
+    pub told: Response,
+    /// What the replicas' states were joined to: what went into the answer.
+    /// Empty when nothing is there, or when too few replicas answered.
+    pub set: SiblingSet,
+    /// The replicas that were asked, in that order.
+    pub witnesses: Vec<Witness>,
+    /// The table's reconciler and its digest, as the coordinator knows them.
+    pub module: Option<(Arc<str>, Digest)>,
+    /// What the module did; none when it was not called.
+    pub fold: Option<FoldReport>,
+}
+
+/// A replica that was asked for its state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Witness {
+    pub node: NodeId,
+    /// Whether it is one of the item's first N nodes.
+    pub primary: bool,
+    pub saw: Saw,
+}
+
+/// What a replica had to say before the read was answered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Saw {
+    /// Nothing yet: enough others had answered, or time was over.
+    Silent,
+    /// It could not be reached, or could not read its store.
+    Failed,
+    /// It never heard of the item.
+    Nothing,
+    /// It holds this state, with these versions.
+    State { hash: StateHash, siblings: Vec<Dot> },
+}
+
+/// What a module did for a read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FoldReport {
+    pub outcome: FoldOutcome,
+    pub cost: GuestCost,
+}
+
+/// How a module's work ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum FoldOutcome {
+    /// It gave a value, or rendered one.
+    Done,
+    /// It says that the item is deleted.
+    Deleted,
+    /// It cannot decide.
+    Unresolved,
+    /// It trapped, met a limit, or gave an error.
+    Failed,
+    /// It has not arrived on this node.
+    Missing,
+    /// Too many folds waited.
+    Overloaded,
+    /// It was not run, because it has failed before.
+    Quarantined,
 }
 
 /// One value, as it was read or folded.

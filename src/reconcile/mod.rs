@@ -3,6 +3,7 @@
 //!
 //! - [`wasm`]: the sandbox, and the threads that run guests in it;
 //! - [`registry`]: where the bytes of modules live, and what an upload must pass;
+//! - [`rehearsal`]: modules on trial, apart from those that serve;
 //! - [`laws`]: the search for a counterexample to what every fold must keep;
 //! - [`quarantine`]: what is not run, because it has failed before;
 //! - [`native`]: the simulator's guests, with no WebAssembly in them.
@@ -22,10 +23,12 @@ pub mod laws;
 pub mod native;
 pub mod quarantine;
 pub mod registry;
+pub mod rehearsal;
 pub mod wasm;
 
-/// Takes a guest's answer. Called on a thread of the sandbox's.
-pub type Done = Box<dyn FnOnce(GuestReply) + Send>;
+/// Takes a guest's answer, and the fuel that it took. Called on a thread of the
+/// sandbox's.
+pub type Done = Box<dyn FnOnce(GuestReply, u64) + Send>;
 
 /// Runs guests.
 pub trait Guests: Send + Sync + 'static {

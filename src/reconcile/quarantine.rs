@@ -436,12 +436,12 @@ impl Guests for Guarded {
         let admission = lock(&self.ward).admit(&case, self.clock.now());
         let probe = match admission {
             Admission::Run { probe } => probe,
-            Admission::Spare(reply) => return done(reply),
+            Admission::Spare(reply) => return done(reply, 0),
         };
         let (ward, clock) = (self.ward.clone(), self.clock.clone());
-        let report = move |reply: GuestReply| {
+        let report = move |reply: GuestReply, fuel| {
             lock(&ward).report(&case, probe, Fared::of(&reply), clock.now());
-            done(reply);
+            done(reply, fuel);
         };
         self.guests.submit(request, Box::new(report));
     }

@@ -256,7 +256,7 @@ impl Registry {
 }
 
 /// What a module says of itself, with what the law check says of it.
-fn describe(loaded: &Loaded, lawfulness: Lawfulness) -> ModuleInfo {
+pub(super) fn describe(loaded: &Loaded, lawfulness: Lawfulness) -> ModuleInfo {
     let description = loaded.description();
     ModuleInfo {
         digest: loaded.digest(),

@@ -29,8 +29,8 @@ mod tests;
 mod workers;
 
 pub use abi::{Description, Outcome};
-pub use failure::{Failure, InvalidModule, MAX_REASON_CHARS};
+pub use failure::{Failure, InvalidModule, MAX_REASON_CHARS, limit_named};
 pub use limits::{MAX_WORKERS, SandboxLimits};
 pub use module::{Loaded, MAX_MODULE_BYTES};
-pub use run::{Call, MAX_LOADED_MODULES, Sandbox, SandboxError};
+pub use run::{Call, MAX_LOADED_MODULES, Sandbox, SandboxError, fuel_burnt};
 pub use workers::{Workers, run as run_now};

@@ -3,7 +3,7 @@
 
 use super::network::{Fate, Frame};
 use super::{Event, World};
-use crate::protocol::effect::{Address, Effect, Input};
+use crate::protocol::effect::{Address, Effect, GuestCost, Input};
 use crate::protocol::id::NodeId;
 use crate::protocol::message::Message;
 use crate::store::Store;
@@ -106,10 +106,11 @@ impl World {
                 job,
                 reply,
             } => {
+                let cost = GuestCost::default();
                 if let Some(ledger) = &mut self.scene.ledger {
                     ledger.decide(node, life, job);
                 }
-                self.step(node, Input::Guest { job, reply });
+                self.step(node, Input::Guest { job, reply, cost });
                 if let Some(ledger) = &mut self.scene.ledger {
                     ledger.decided();
                 }
@@ -201,7 +202,9 @@ impl World {
                     let twice = self.outcomes.insert(request, outcome).is_some();
                     assert!(!twice, "an operator was answered twice");
                 }
+                // Nobody looks through a table here.
                 Effect::ForgetModule { .. }
+                | Effect::Surveyed { .. }
                 | Effect::CatalogChanged
                 | Effect::MembersChanged
                 | Effect::Fault { .. } => {}

@@ -124,6 +124,7 @@ impl Tracer {
 pub(super) fn ask(ask: &Ask) -> String {
     match ask {
         Ask::Get { .. } => "a read".to_owned(),
+        Ask::Explain => "an explained read".to_owned(),
         Ask::Put { client, value, .. } => {
             format!("a write of {} over {client:?}", value.escape_ascii())
         }
@@ -139,6 +140,7 @@ pub(super) fn response(response: &Response) -> String {
         Response::Absent { .. } => "absent".to_owned(),
         Response::Written { context } => format!("written, token {context:?}"),
         Response::Refused(refusal) => format!("refused: {refusal}"),
+        Response::Explained(explanation) => format!("explained: {:?}", explanation.told),
     }
 }
 

@@ -109,6 +109,7 @@ impl Script {
             Response::Siblings { set, .. } => self.set(set),
             Response::Absent { context: Some(_) } => "deleted".to_owned(),
             Response::Absent { context: None } => "absent".to_owned(),
+            Response::Explained(explanation) => self.response(&explanation.told),
             Response::Written { context } => format!("token {}", self.context(context)),
             Response::Refused(Refusal::QuorumUnmet {
                 needed,

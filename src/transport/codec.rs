@@ -226,6 +226,24 @@ fn decode_payload(payload: &[u8]) -> Result<Message, FrameError> {
     Ok(message)
 }
 
+/// The same of what a client is told.
+fn is_well_formed(response: &Response) -> bool {
+    match response {
+        Response::Value(value) => value.context.is_well_formed(),
+        Response::Siblings { set, .. } => set.is_well_formed(),
+        Response::Absent { context } => context.as_ref().is_none_or(|c| c.is_well_formed()),
+        Response::Written { context } => context.is_well_formed(),
+        Response::Refused(_) => true,
+        // A coordinator makes one of these of a read, and reads are not forwarded:
+        // one within another would be of nobody's making.
+        Response::Explained(explanation) => {
+            !matches!(explanation.told, Response::Explained(_))
+                && is_well_formed(&explanation.told)
+                && explanation.set.is_well_formed()
+        }
+    }
+}
+
 /// Refuses what decodes but would break the invariants that the machines rely
 /// on: checksums protect against the network, this against the sender.
 fn check(message: &Message) -> Result<(), FrameError> {
@@ -238,22 +256,20 @@ fn check(message: &Message) -> Result<(), FrameError> {
         Message::Forward { item, .. } => match &item.ask {
             Ask::Put { client, .. } => client.is_well_formed(),
             Ask::Delete { client } => client.as_ref().is_none_or(|c| c.is_well_formed()),
-            Ask::Get { .. } | Ask::Operate { .. } => true,
+            Ask::Get { .. } | Ask::Operate { .. } | Ask::Explain => true,
         },
-        Message::ForwardAnswer { response, .. } => match response {
-            Response::Value(value) => value.context.is_well_formed(),
-            Response::Siblings { set, .. } => set.is_well_formed(),
-            Response::Absent { context } => context.as_ref().is_none_or(|c| c.is_well_formed()),
-            Response::Written { context } => context.is_well_formed(),
-            Response::Refused(_) => true,
-        },
+        Message::ForwardAnswer { response, .. } => is_well_formed(response),
         Message::Exchange {
             ask: exchange::Ask::Give { rows, .. },
             ..
         }
         | Message::ExchangeAnswer {
             answer:
-                Ok(exchange::Answer::Compared { rows, .. } | exchange::Answer::Pulled { rows, .. }),
+                Ok(
+                    exchange::Answer::Compared { rows, .. }
+                    | exchange::Answer::Pulled { rows, .. }
+                    | exchange::Answer::Surveyed { rows, .. },
+                ),
             ..
         } => rows.iter().all(|(_, set)| set.is_well_formed()),
         Message::Exchange { .. }

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use crate::protocol::catalog::{Catalog, Digest};
 use crate::protocol::context::Context;
 use crate::protocol::dot::{Actor, Dot, Epoch};
-use crate::protocol::effect::StoreError;
+use crate::protocol::effect::{GuestCost, StoreError};
 use crate::protocol::exchange;
 use crate::protocol::id::{ClusterId, ItemKey, NodeId, Partition, TableId};
 use crate::protocol::membership::{Answered, Member, News, Pulse, Status, Summary, Wants};
 use crate::protocol::merkle::Sum;
 use crate::protocol::message::{
-    Ask, ItemRequest, Message, MessageId, ReadAnswer, Refusal, Response, ValueResponse,
+    Ask, Explanation, FoldOutcome, FoldReport, ItemRequest, Message, MessageId, ReadAnswer,
+    Refusal, Response, Saw, ValueResponse, Witness,
 };
 use crate::protocol::siblings::{SiblingSet, StateHash, Version};
 
@@ -168,6 +169,12 @@ fn exchanges() -> Vec<Message> {
             items: items.clone(),
         },
         exchange::Ask::Reap { partition, items },
+        exchange::Ask::Survey {
+            table: key().table(),
+            partition,
+            after: Some(key()),
+            singles: true,
+        },
     ];
     let answers = vec![
         Ok(exchange::Answer::Roots(vec![
@@ -182,7 +189,7 @@ fn exchanges() -> Vec<Message> {
             more: true,
         }),
         Ok(exchange::Answer::Pulled {
-            rows,
+            rows: rows.clone(),
             next: Some(key()),
         }),
         Ok(exchange::Answer::Given),
@@ -192,6 +199,11 @@ fn exchanges() -> Vec<Message> {
             same: vec![0],
         }),
         Ok(exchange::Answer::Reaped),
+        Ok(exchange::Answer::Surveyed {
+            scanned: 3,
+            rows,
+            next: Some(key()),
+        }),
         Err(Refusal::Overloaded),
     ];
     let id = MessageId(77);
@@ -304,6 +316,32 @@ pub fn one_of_each() -> Vec<Message> {
                 got: 1,
                 may_be_stored: true,
             }),
+        ),
+        forward(10, Ask::Explain),
+        forwarded(
+            11,
+            Response::Explained(Box::new(Explanation {
+                told: Response::Absent {
+                    context: Some(context()),
+                },
+                set: set(b"value"),
+                witnesses: vec![Witness {
+                    node: NodeId::of("b"),
+                    primary: true,
+                    saw: Saw::State {
+                        hash: StateHash([9; 16]),
+                        siblings: vec![dot(9)],
+                    },
+                }],
+                module: Some((Arc::from("cart-union"), Digest::of(b"module"))),
+                fold: Some(FoldReport {
+                    outcome: FoldOutcome::Deleted,
+                    cost: GuestCost {
+                        fuel: 7,
+                        time_us: 8,
+                    },
+                }),
+            })),
         ),
         probe(10),
         Message::ProbeAnswer { id },

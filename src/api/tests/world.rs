@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::api::service::Service;
 use crate::metrics::Metrics;
+use crate::node::dry_run::{Plan, Running};
 use crate::node::{
     AdminError, ClusterView, MemberView, ModuleFigures, PreferenceView, RingView, Tables,
     TransferView, Trouble, Upload,
@@ -22,7 +23,9 @@ use crate::protocol::context::Context;
 use crate::protocol::dot::Epoch;
 use crate::protocol::id::{ItemKey, NodeId, Partition, Position};
 use crate::protocol::membership::{LeaveRefused, RemoveRefused};
-use crate::protocol::message::{Ask, ItemRequest, Refusal, Response, ValueResponse};
+use crate::protocol::message::{
+    Ask, Explanation, ItemRequest, Refusal, Response, Saw, ValueResponse, Witness,
+};
 use crate::protocol::replica::{
     Draft, Minting, Mutation, Outcome, Row, apply, plan_event, plan_fold, plan_operation,
     plan_write,
@@ -177,6 +180,30 @@ impl World {
         })
     }
 
+    /// A plain read, and one replica that holds all.
+    fn explain(&self, table: &Table, set: SiblingSet) -> Response {
+        let saw = if set.is_empty() {
+            Saw::Nothing
+        } else {
+            Saw::State {
+                hash: set.hash(),
+                siblings: set.siblings().map(|(dot, _)| dot).collect(),
+            }
+        };
+        let module = table.module.as_ref().map(|module| module.digest);
+        Response::Explained(Box::new(Explanation {
+            told: self.view(table, &set, false),
+            set,
+            witnesses: vec![Witness {
+                node: NodeId::of("a"),
+                primary: true,
+                saw,
+            }],
+            module: table.definition.reconciler.clone().zip(module),
+            fold: None,
+        }))
+    }
+
     fn store(&self, table: &Table, key: &ItemKey, draft: Draft) -> Result<Context, Refusal> {
         let mut rows = self.rows.lock().unwrap();
         let minting = self.minting();
@@ -237,7 +264,7 @@ impl World {
                 .unwrap_or_default()
         };
         let needed = match &item.ask {
-            Ask::Get { .. } => item.r,
+            Ask::Get { .. } | Ask::Explain => item.r,
             _ => item.w,
         };
         let got = self.alive.load(Ordering::Relaxed);
@@ -245,7 +272,7 @@ impl World {
             return Err(Refusal::QuorumUnmet {
                 needed,
                 got,
-                may_be_stored: !matches!(item.ask, Ask::Get { .. }),
+                may_be_stored: !item.ask.is_read(),
             });
         }
         let draft = |client, value, content_type| Draft {
@@ -255,6 +282,7 @@ impl World {
         };
         match item.ask {
             Ask::Get { raw } => Ok(self.view(table, &current(), raw)),
+            Ask::Explain => Ok(self.explain(table, current())),
             Ask::Put {
                 client,
                 value,
@@ -412,6 +440,10 @@ impl Service for World {
             module: info,
             created: applied.changed,
         })
+    }
+
+    async fn dry_run(&self, _plan: Plan) -> Result<Running, AdminError> {
+        Err(AdminError::Busy("this world tries nothing"))
     }
 
     async fn leave(&self) -> Result<(), AdminError> {

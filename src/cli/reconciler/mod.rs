@@ -15,6 +15,7 @@ use crate::client::segment;
 
 mod build;
 mod delete;
+mod dry_run;
 mod list;
 mod new;
 mod push;
@@ -41,6 +42,9 @@ pub enum ReconcilerCommand {
     /// Upload a module
     #[command(after_help = push::EXAMPLES)]
     Push(push::PushArgs),
+    /// Try a module on what a table stores, and change nothing
+    #[command(after_help = dry_run::EXAMPLES)]
+    DryRun(dry_run::DryRunArgs),
     /// List the modules
     List,
     /// Show a module, its versions, and how it fares
@@ -61,6 +65,7 @@ pub async fn run(common: &Common, command: ReconcilerCommand) -> Result<(), CliE
         ReconcilerCommand::New(args) => new::run(common, args),
         ReconcilerCommand::Build(args) => build::run(common, &args),
         ReconcilerCommand::Push(args) => push::run(common, args).await,
+        ReconcilerCommand::DryRun(args) => dry_run::run(common, args).await,
         ReconcilerCommand::List => list::run(common).await,
         ReconcilerCommand::Show(args) => show::run(common, args).await,
         ReconcilerCommand::Rollback(args) => rollback::run(common, args).await,

@@ -48,9 +48,10 @@ impl Machine {
         let now_ms = self.now.monotonic_ms;
         let deadline_ms = now_ms + item.timeout_ms.max(1);
         let hedge_ms = match item.ask {
-            Ask::Get { .. } => READ_HEDGE_MS,
+            Ask::Get { .. } | Ask::Explain => READ_HEDGE_MS,
             _ => WRITE_HEDGE_MS,
         };
+        let notebook = matches!(item.ask, Ask::Explain).then(Box::default);
         let slot = Slot {
             origin,
             item,
@@ -73,6 +74,7 @@ impl Machine {
             unfit: None,
             working: false,
             bytes,
+            notebook,
         };
         self.timers.insert((slot.timer_ms, id));
         self.slots.insert(id, Box::new(slot));
@@ -85,7 +87,7 @@ impl Machine {
             return;
         };
         match &slot.item.ask {
-            Ask::Get { .. } | Ask::Delete { client: None } => self.start_get(id),
+            Ask::Get { .. } | Ask::Delete { client: None } | Ask::Explain => self.start_get(id),
             Ask::Put { .. } | Ask::Delete { client: Some(_) } => {
                 if self.coordinates(id) {
                     self.start_write(id);
@@ -235,11 +237,16 @@ impl Machine {
     fn do_get(&mut self, id: SlotId, actions: Vec<GetAction>) {
         let mut cannot_say = false;
         for action in actions {
-            let Some(slot) = self.slots.get(&id) else {
+            let Some(slot) = self.slots.get_mut(&id) else {
                 return;
             };
             let partition = slot.item.partition;
             let key = slot.item.key.clone();
+            let (needed, may_be_stored) = (slot.item.r, slot.result.is_some());
+            let takes_hashes = slot.takes_hashes();
+            if let GetAction::Ask { node, .. } = &action {
+                slot.note_asked(*node);
+            }
             match action {
                 // What is lacking here would pass for absent.
                 GetAction::Ask { node, .. } if node == self.me && !self.is_filled(partition) => {
@@ -249,6 +256,7 @@ impl Machine {
                     self.store(Job::SlotRead(id), StoreRequest::Read { partition, key });
                 }
                 GetAction::Ask { node, hash_only } => {
+                    let hash_only = hash_only && takes_hashes;
                     let message = self.ask(node, AwaitedOf::Read(id), |id| Message::Read {
                         id,
                         partition,
@@ -259,9 +267,7 @@ impl Machine {
                 }
                 GetAction::Answer(set) => self.on_read(id, set),
                 GetAction::Unmet { got } => {
-                    let needed = slot.item.r;
                     self.counters.quorum_unmet += 1;
-                    let may_be_stored = slot.result.is_some();
                     let refusal = Refusal::QuorumUnmet {
                         needed,
                         got,
@@ -277,6 +283,7 @@ impl Machine {
         }
         if cannot_say {
             let me = self.me;
+            self.note_failure(id, me);
             self.with_get(id, |get| get.on_failure(me));
         }
         self.retire(id);
@@ -322,8 +329,9 @@ impl Machine {
             }
             Ok(StoreReply::Row(row)) => {
                 let me = self.me;
-                let set = row.map(|row| row.set).unwrap_or_default();
-                self.with_get(id, |get| get.on_answer(me, ReadAnswer::State(set)));
+                let answer = ReadAnswer::State(row.map(|row| row.set).unwrap_or_default());
+                self.note_answer(id, me, &answer);
+                self.with_get(id, |get| get.on_answer(me, answer));
             }
             Ok(other) => unreachable!("a read is answered by a row, not {other:?}"),
             Err(error) if matches!(self.stage(id), Some(Stage::LoadingRow { .. })) => {
@@ -335,6 +343,7 @@ impl Machine {
             }
             Err(_) => {
                 let me = self.me;
+                self.note_failure(id, me);
                 self.with_get(id, |get| get.on_failure(me));
             }
         }
@@ -348,11 +357,13 @@ impl Machine {
         answer: ReadAnswer,
     ) {
         self.forget_message(slot, id);
+        self.note_answer(slot, from, &answer);
         self.with_get(slot, |get| get.on_answer(from, answer));
     }
 
     pub(super) fn on_read_lost(&mut self, slot: SlotId, id: MessageId, node: NodeId) {
         self.forget_message(slot, id);
+        self.note_failure(slot, node);
         self.with_get(slot, |get| get.on_failure(node));
     }
 
@@ -382,7 +393,8 @@ impl Machine {
                 self.counters.quorum_met += 1;
                 self.answer(id, response);
             }
-            Ask::Get { raw: false } | Ask::Put { .. } => {
+            Ask::Get { raw: false } | Ask::Put { .. } | Ask::Explain => {
+                slot.note_read(&set);
                 self.counters.quorum_met += 1;
                 self.show(id, set);
             }
@@ -428,7 +440,7 @@ impl Machine {
             .collect();
         let answered = slot.answered;
         let stored = slot.delta.is_some();
-        let writes = !matches!(slot.item.ask, Ask::Get { .. });
+        let writes = !slot.item.ask.is_read();
         let needed = if writes { slot.item.w } else { slot.item.r };
         for node in silent {
             self.membership.on_timeout(node, now_ms);
@@ -476,6 +488,7 @@ impl Machine {
         if !slot.answered {
             slot.answered = true;
             let origin = slot.origin;
+            let response = self.explained(id, response);
             self.respond(origin, response);
         }
     }

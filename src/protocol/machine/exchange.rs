@@ -20,6 +20,7 @@ use super::filling::Filling;
 use super::reaping::Reaping;
 use super::serving::Served;
 use super::strays::Sweep;
+use super::survey::Surveys;
 use super::{AwaitedOf, Job, Machine};
 
 /// How many sessions are under way at a time, those that fill included.
@@ -96,6 +97,7 @@ pub(super) struct Exchanges {
     pub serving: BTreeMap<u64, Served>,
     pub sweep: Sweep,
     pub reaping: Reaping,
+    pub surveys: Surveys,
     /// Since when this node has been running without a pause.
     pub awake_since_ms: u64,
     pub ticked_ms: u64,

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::super::effect::{
-    GuestReply, GuestRequest, GuestSibling, Operation, StoreError, StoreRequest, View,
+    GuestCost, GuestReply, GuestRequest, GuestSibling, JobId, Operation, StoreError, StoreRequest,
+    View,
 };
 use super::super::message::{Ask, Refusal, Response, ValueResponse};
 use super::super::replica::{Mutation, Row, plan_event, plan_fold, plan_operation, plan_write};
@@ -27,7 +28,7 @@ use super::{
 const STATE_TYPE: &str = "application/octet-stream";
 
 /// The siblings as a module gets them: by dot, or the dot that they stand for.
-fn guest_siblings(set: &SiblingSet) -> Vec<GuestSibling> {
+pub fn guest_siblings(set: &SiblingSet) -> Vec<GuestSibling> {
     let mut siblings: Vec<GuestSibling> = set
         .siblings()
         .map(|(dot, version)| GuestSibling {
@@ -41,7 +42,7 @@ fn guest_siblings(set: &SiblingSet) -> Vec<GuestSibling> {
 
 /// The media type of a folded value. Modules give bytes only: it is that of the
 /// newest sibling with these very bytes, else that of the newest with a value.
-fn folded_type(siblings: &[GuestSibling], value: &Bytes) -> Arc<str> {
+pub fn folded_type(siblings: &[GuestSibling], value: &Bytes) -> Arc<str> {
     let newest = |wanted: &dyn Fn(&Version) -> bool| {
         siblings
             .iter()
@@ -219,7 +220,10 @@ impl Machine {
         self.run_guest(id, request);
     }
 
-    pub(super) fn on_guest(&mut self, id: SlotId, reply: GuestReply) {
+    pub(super) fn on_guest(&mut self, job: JobId, reply: GuestReply, cost: GuestCost) {
+        let Some(Job::SlotGuest(id)) = self.jobs.remove(&job) else {
+            return;
+        };
         if matches!(
             reply,
             GuestReply::Failed(_)
@@ -235,6 +239,7 @@ impl Machine {
         slot.working = false;
         match std::mem::replace(&mut slot.stage, Stage::Open) {
             Stage::FoldingRead { set } => {
+                slot.note_fold(&reply, cost);
                 let response = slot.folded_response(set, reply);
                 self.answer(id, response);
                 self.retire(id);

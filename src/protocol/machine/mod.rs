@@ -14,12 +14,14 @@
 //! took it. Replicas stay alike by `exchange.rs` (the asking side; `deriving.rs`
 //! makes its trees), `serving.rs` (the answering one), `filling.rs` (a node gets what it should
 //! hold), `strays.rs` (and gives away what it should not), and `reaping.rs` forgets
-//! what was deleted long ago.
+//! what was deleted long ago. `explain.rs` tells how an answer came about, `survey.rs`
+//! looks through a table.
 
 mod client;
 mod counters;
 mod deriving;
 mod exchange;
+mod explain;
 mod filling;
 mod fold;
 mod outcomes;
@@ -28,6 +30,7 @@ mod reaping;
 mod serve;
 mod serving;
 mod strays;
+mod survey;
 mod upkeep;
 mod write;
 
@@ -35,6 +38,7 @@ pub use client::MAX_REQUEST_BYTES;
 pub use counters::Counters;
 pub use exchange::{MAX_SESSIONS, Upkeep};
 pub use filling::Transfer;
+pub use fold::{folded_type, guest_siblings};
 pub use publish::{KEEP_IDLE_MS, PublishRefused};
 pub use upkeep::{MEMBERSHIP_RECORD, RecordError};
 
@@ -179,6 +183,8 @@ struct Slot {
     working: bool,
     /// What it counts for in `Machine::request_bytes`.
     bytes: usize,
+    /// Where an explained read notes what happens.
+    notebook: Option<Box<explain::Notebook>>,
 }
 
 /// An answer that is awaited.
@@ -202,6 +208,7 @@ enum AwaitedOf {
     Sweep(u64),
     /// The ballot that it belongs to.
     Reaping(u64),
+    Survey(u64),
 }
 
 /// A store or guest effect under way.
@@ -388,11 +395,7 @@ impl Machine {
             }
             Input::Disconnected { peer } => self.on_disconnected(peer),
             Input::Stored { job, reply } => self.on_stored(job, reply),
-            Input::Guest { job, reply } => {
-                if let Some(Job::SlotGuest(slot)) = self.jobs.remove(&job) {
-                    self.on_guest(slot, reply);
-                }
-            }
+            Input::Guest { job, reply, cost } => self.on_guest(job, reply, cost),
             Input::ModulesHeld { digests } => {
                 self.modules_coming
                     .retain(|digest| !digests.contains(digest));
@@ -409,6 +412,7 @@ impl Machine {
             Input::ModuleNotKept { digest } => {
                 self.modules_coming.remove(&digest);
             }
+            Input::Survey { request, ask } => self.on_survey(request, ask),
         }
         self.run_queues();
         self.counters.requests_in_hand = self.slots.len() as u64;

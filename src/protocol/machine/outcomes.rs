@@ -120,6 +120,7 @@ impl Machine {
             AwaitedOf::Session(session) => self.on_session_lost(session),
             AwaitedOf::Sweep(step) => self.on_sweep_lost(step),
             AwaitedOf::Reaping(ballot) => self.lose_ballot(ballot),
+            AwaitedOf::Survey(survey) => self.on_survey_lost(survey),
         }
     }
 

@@ -278,6 +278,7 @@ impl Machine {
             AwaitedOf::Session(session) => self.on_session_answer(session, answer),
             AwaitedOf::Sweep(step) => self.on_sweep_answer(step, answer),
             AwaitedOf::Reaping(ballot) => self.on_reaping_answer(ballot, from, answer),
+            AwaitedOf::Survey(survey) => self.on_survey_answer(survey, from, answer),
             _ => {}
         }
     }

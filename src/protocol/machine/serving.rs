@@ -8,12 +8,12 @@ use super::super::effect::{Leaf, StoreError, StoreReply, StoreRequest};
 use super::super::exchange::{
     self, Answer, Ask, MAX_BATCH_BYTES, MAX_BATCH_ROWS, MAX_LEAVES, RootVerdict,
 };
-use super::super::id::{ItemKey, NodeId, Partition};
+use super::super::id::{ItemKey, NodeId, Partition, TableId};
 use super::super::merkle;
 use super::super::message::{Message, MessageId, Refusal};
 use super::super::siblings::StateHash;
 use super::super::trees::Class;
-use super::{Job, Machine};
+use super::{Job, Machine, survey};
 
 /// How many questions that need the store are in hand at most. Each holds up to
 /// `MAX_BATCH_BYTES` of values, and the last row's beyond it.
@@ -29,6 +29,10 @@ pub(super) enum Asker {
     /// This node's own reaping, which asks itself like any other owner.
     Me {
         ballot: u64,
+    },
+    /// This node's own look through a table.
+    Survey {
+        id: u64,
     },
 }
 
@@ -71,6 +75,10 @@ enum What {
         items: Vec<(ItemKey, StateHash)>,
     },
     Reap,
+    Survey {
+        table: TableId,
+        singles: bool,
+    },
 }
 
 /// Which of these items are stored exactly so, by their place.
@@ -209,6 +217,20 @@ impl Machine {
                 };
                 self.look_up(asker, What::Reap, request);
             }
+            // What is lacking here would pass for absent.
+            Ask::Survey { partition, .. } if !self.is_filled(partition) => {
+                let why = "it does not hold its data yet".to_owned();
+                self.reply(asker, Err(Refusal::NotReady(why)));
+            }
+            Ask::Survey {
+                table,
+                partition,
+                after,
+                singles,
+            } => {
+                let request = survey::scan(table, partition, after);
+                self.look_up(asker, What::Survey { table, singles }, request);
+            }
         }
     }
 
@@ -340,6 +362,9 @@ impl Machine {
                 self.counters.tombstones_reaped += changes.len() as u64;
                 self.reply(asker, Ok(Answer::Reaped));
             }
+            (What::Survey { table, singles }, reply) => {
+                self.reply(asker, Ok(survey::page(table, singles, reply)));
+            }
             (what, reply) => unreachable!("{reply:?} does not answer {what:?}"),
         }
     }
@@ -350,6 +375,7 @@ impl Machine {
                 self.send(node, Message::ExchangeAnswer { id, answer });
             }
             Asker::Me { ballot } => self.on_reaping_answer(ballot, self.me, answer),
+            Asker::Survey { id } => self.on_survey_answer(id, self.me, answer),
         }
     }
 }

@@ -77,6 +77,7 @@ impl Machine {
         self.tick_filling();
         self.tick_sweep();
         self.tick_reaping();
+        self.tick_surveys();
         self.tick_publishing();
         self.depart();
         while let Some(&(due_ms, slot)) = self.timers.first() {

@@ -121,9 +121,38 @@ pub fn one_line(text: &str) -> String {
     }
 }
 
+/// Which limit a failure's text names, where one cut the call short: `fuel`,
+/// `time`, `memory` or `output`. For whoever has the text only, which is all that
+/// travels.
+pub fn limit_named(reason: &str) -> Option<&'static str> {
+    [
+        ("ran out of fuel", "fuel"),
+        ("ran out of time", "time"),
+        ("ran out of memory", "memory"),
+        ("gave more than", "output"),
+    ]
+    .into_iter()
+    .find(|(text, _)| reason.starts_with(text))
+    .map(|(_, limit)| limit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_name_their_limits() {
+        for (failure, limit) in [
+            (Failure::OutOfFuel { limit: 1 }, Some("fuel")),
+            (Failure::OutOfTime { limit_ms: 1 }, Some("time")),
+            (Failure::OutOfMemory { limit_bytes: 1 }, Some("memory")),
+            (Failure::OutputTooLarge { limit_bytes: 1 }, Some("output")),
+            (Failure::Trapped("unreachable".to_owned()), None),
+            (Failure::Refused("ran out of fuel".to_owned()), None),
+        ] {
+            assert_eq!(limit_named(&failure.to_string()), limit, "{failure}");
+        }
+    }
 
     #[test]
     fn words_become_one_short_line() {

@@ -1,5 +1,6 @@
 //! The sandbox itself: the engine, the modules that are loaded, and calls.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -60,6 +61,17 @@ const OUTPUT_OVERHEAD_BYTES: u64 = 64 << 10;
 const MAX_SAMPLES_BYTES: u64 = 16 << 20;
 /// The longest content type that a view may carry: it becomes a header.
 const MAX_CONTENT_TYPE_BYTES: usize = 256;
+
+thread_local! {
+    /// See [`fuel_burnt`].
+    static FUEL_BURNT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// What the calls that this thread made have burnt in all. A call runs on the
+/// thread that makes it, so the difference over some calls is what they took.
+pub fn fuel_burnt() -> u64 {
+    FUEL_BURNT.get()
+}
 
 /// Why there is no sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -342,6 +354,7 @@ impl Sandbox {
         counters
             .memory_peak
             .fetch_max(memory_peak, Ordering::Relaxed);
+        FUEL_BURNT.set(FUEL_BURNT.get().wrapping_add(burnt));
         result.map_err(|error| {
             if store.data().is_cut_short {
                 return Failure::Busy;

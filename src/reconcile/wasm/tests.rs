@@ -80,9 +80,26 @@ fn ask(workers: &Workers, request: GuestRequest) -> GuestReply {
     let (answered, answer) = mpsc::channel();
     workers.submit(
         request,
-        Box::new(move |reply| answered.send(reply).expect("the test waits")),
+        Box::new(move |reply, _| answered.send(reply).expect("the test waits")),
     );
     answer.recv().expect("an answer")
+}
+
+#[test]
+fn an_answer_says_what_it_took() {
+    let workers = workers(&[MISBEHAVE]);
+    let fuel = |text: &'static str| {
+        let siblings = vec![sibling(Some(text), 1, 1, 1), sibling(Some("x"), 1, 2, 1)];
+        let (answered, answer) = mpsc::channel();
+        let done = move |_, fuel: u64| answered.send(fuel).expect("the test waits");
+        workers.submit(request(MISBEHAVE, siblings), Box::new(done));
+        answer.recv().expect("an answer")
+    };
+    let short = fuel("a");
+    assert!(short > 0);
+    assert_eq!(fuel("a"), short, "fuel does not depend on what ran before");
+    assert!(fuel("a longer value burns more, since its bytes are copied") > short);
+    assert!(fuel("spin") >= workers.sandbox().limits().fuel, "all of it");
 }
 
 fn workers(modules: &[&[u8]]) -> Workers {
@@ -264,7 +281,7 @@ fn a_full_queue_answers_at_once_and_closing_answers_the_rest() {
     // The one thread is held in the first answer's hands.
     let (entered, thread_is_held) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
-    ask(Box::new(move |_| {
+    ask(Box::new(move |_, _| {
         entered.send(()).expect("the test waits");
         released.recv().expect("the test releases");
     }));
@@ -272,7 +289,7 @@ fn a_full_queue_answers_at_once_and_closing_answers_the_rest() {
     let (answered, answers) = mpsc::channel();
     for _ in 0..3 {
         let answered = answered.clone();
-        ask(Box::new(move |reply| {
+        ask(Box::new(move |reply, _| {
             answered.send(reply).expect("the test waits")
         }));
     }

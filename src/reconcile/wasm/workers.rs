@@ -19,7 +19,7 @@ use super::abi::Outcome;
 use super::failure::Failure;
 use super::lanes::Lanes;
 use super::module::Loaded;
-use super::run::{Call, Sandbox, SandboxError};
+use super::run::{Call, Sandbox, SandboxError, fuel_burnt};
 use crate::protocol::catalog::{Digest, ModuleKind};
 use crate::protocol::effect::{GuestReply, GuestRequest};
 use crate::reconcile::{Done, Guests};
@@ -146,7 +146,7 @@ impl Shared {
 
     fn refuse(&self, done: Done) {
         self.refused.fetch_add(1, Ordering::Relaxed);
-        done(GuestReply::Overloaded);
+        done(GuestReply::Overloaded, 0);
     }
 }
 
@@ -199,9 +199,11 @@ fn run_job(shared: &Arc<Shared>, job: Job, is_slow: bool) -> Place {
         is_slow,
         has_overrun: false,
     }));
+    let burnt = fuel_burnt();
     let reply = run(&shared.sandbox, &job.request);
+    let fuel = fuel_burnt().wrapping_sub(burnt);
     let place = PLACE.take().expect("nobody else takes it");
-    (job.done)(reply);
+    (job.done)(reply, fuel);
     place
 }
 
@@ -258,7 +260,7 @@ impl Workers {
         };
         self.shared.wake.notify_all();
         for job in waiting {
-            (job.done)(GuestReply::Overloaded);
+            (job.done)(GuestReply::Overloaded, 0);
         }
         let me = thread::current().id();
         loop {

@@ -414,6 +414,7 @@ impl Run<'_> {
                     self.unavailable += u64::from(writes);
                     continue;
                 }
+                Response::Explained(_) => unreachable!("nobody asks for explanations"),
             }
             self.acknowledged += u64::from(writes);
         }

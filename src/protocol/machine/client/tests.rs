@@ -10,7 +10,9 @@ use crate::protocol::catalog::{Digest, Lawfulness, ModuleInfo, ModuleKind};
 use crate::protocol::catalog::{QuorumSize, TableDefinition};
 use crate::protocol::context::Context;
 use crate::protocol::dot::{Actor, Dot, Epoch};
-use crate::protocol::effect::{Effect, GuestReply, GuestRequest, Input, JobId, RequestId};
+use crate::protocol::effect::{
+    Effect, GuestCost, GuestReply, GuestRequest, Input, JobId, RequestId,
+};
 use crate::protocol::id::{ItemKey, Partition};
 use crate::protocol::membership::{Identity, Pace};
 use crate::protocol::replica::Row;
@@ -239,7 +241,8 @@ fn a_request_folds_with_the_digest_that_its_table_had_when_it_began() {
             value: Some(Bytes::from_static(b"folded")),
             view: None,
         };
-        alone.step(Input::Guest { job, reply });
+        let cost = GuestCost::default();
+        alone.step(Input::Guest { job, reply, cost });
         let Some((_, Response::Value(answer))) = alone.answers.pop() else {
             panic!("no value");
         };

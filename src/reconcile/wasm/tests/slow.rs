@@ -31,7 +31,7 @@ fn spin(workers: &Workers, module: &[u8]) -> mpsc::Receiver<GuestReply> {
     let siblings = vec![sibling(Some("spin"), 1, 1, 1), sibling(Some("x"), 1, 2, 1)];
     workers.submit(
         request(module, siblings),
-        Box::new(move |reply| answered.send(reply).expect("the test waits")),
+        Box::new(move |reply, _| answered.send(reply).expect("the test waits")),
     );
     answer
 }
