@@ -32,7 +32,8 @@
 //!         │ place of the actor │ its newest counter less the write's │ content │
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::mem;
 
 use crate::varint::{self, Fault, Reader};
 
@@ -64,8 +65,17 @@ pub struct Causal<'a, C> {
     keys: BTreeMap<&'a str, Writes<'a, C>>,
 }
 
-/// The writes of one key: by actor, the counter and the content.
-pub type Writes<'a, C> = BTreeMap<&'a [u8], (u64, C)>;
+/// The writes of one key, actors ascending. Nearly always there is one: a list of
+/// just that length, because a large set in small memory is mostly these.
+pub type Writes<'a, C> = Vec<Write<'a, C>>;
+
+/// What one actor wrote to a key and nobody replaced or removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Write<'a, C> {
+    pub actor: &'a [u8],
+    pub counter: u64,
+    pub content: C,
+}
 
 impl<C> Default for Causal<'_, C> {
     fn default() -> Self {
@@ -93,9 +103,13 @@ impl<'a, C: Content<'a>> Causal<'a, C> {
 
     /// Replaces all that is seen of `key`, under a dot that [`Causal::see`] took.
     pub fn write(&mut self, key: &'a str, content: C, actor: &'a [u8], counter: u64) {
-        let writes = self.keys.entry(key).or_default();
-        writes.clear();
-        writes.insert(actor, (counter, content));
+        let mut writes = Vec::with_capacity(1);
+        writes.push(Write {
+            actor,
+            counter,
+            content,
+        });
+        self.keys.insert(key, writes);
     }
 
     /// Removes all that is seen of `key`.
@@ -110,38 +124,66 @@ impl<'a, C: Content<'a>> Causal<'a, C> {
 
     /// The least state that has seen what either has.
     pub fn join(mut self, mut other: Causal<'a, C>) -> Causal<'a, C> {
-        let mut keys = BTreeSet::new();
-        keys.extend(self.keys.keys().chain(other.keys.keys()).copied());
-        for key in keys {
-            let ours = self.keys.remove(key).unwrap_or_default();
-            let theirs = other.keys.remove(key).unwrap_or_default();
-            let mut joined = BTreeMap::new();
-            for (actor, (counter, content)) in &ours {
-                let both = theirs.get(actor).filter(|their| their.0 == *counter);
-                match both {
-                    // No store makes two contents under one dot; the greater is
-                    // kept, so that these too are joined the same way everywhere.
-                    Some((_, their)) => joined.insert(*actor, (*counter, *content.max(their))),
-                    None if *counter > other.seen(actor) => {
-                        joined.insert(*actor, (*counter, *content))
-                    }
-                    None => None,
-                };
+        let mut keys = BTreeMap::new();
+        let mut keep = |key, writes: Writes<'a, C>| {
+            if !writes.is_empty() {
+                keys.insert(key, writes);
             }
-            for (actor, write) in theirs {
-                if write.0 > self.seen(actor) {
-                    joined.insert(actor, write);
-                }
+        };
+        let mut theirs = mem::take(&mut other.keys).into_iter().peekable();
+        for (key, our_writes) in mem::take(&mut self.keys) {
+            while let Some((key, writes)) = theirs.next_if(|(their, _)| *their < key) {
+                keep(key, self.join_writes(Vec::new(), &other, writes));
             }
-            if !joined.is_empty() {
-                self.keys.insert(key, joined);
-            }
+            let their_writes = theirs.next_if(|(their, _)| *their == key);
+            let their_writes = their_writes.map(|(_, writes)| writes).unwrap_or_default();
+            keep(key, self.join_writes(our_writes, &other, their_writes));
         }
+        for (key, writes) in theirs {
+            keep(key, self.join_writes(Vec::new(), &other, writes));
+        }
+        self.keys = keys;
         for (actor, counter) in other.seen {
             let newest = self.seen.entry(actor).or_default();
             *newest = counter.max(*newest);
         }
         self
+    }
+
+    /// What lives under a key that has `ours` here and `theirs` in `other`.
+    fn join_writes(
+        &self,
+        ours: Writes<'a, C>,
+        other: &Causal<'a, C>,
+        theirs: Writes<'a, C>,
+    ) -> Writes<'a, C> {
+        let mut joined = Vec::with_capacity(ours.len().max(theirs.len()));
+        let unseen_here = |their: &Write<'a, C>| their.counter > self.seen(their.actor);
+        let mut theirs = theirs.into_iter().peekable();
+        for our in ours {
+            while let Some(their) = theirs.next_if(|their| their.actor < our.actor) {
+                joined.extend(Some(their).filter(unseen_here));
+            }
+            let their = theirs.next_if(|their| their.actor == our.actor);
+            match their {
+                // No store makes two contents under one dot; the greater is kept,
+                // so that these too are joined the same way everywhere.
+                Some(their) if their.counter == our.counter => joined.push(Write {
+                    content: our.content.max(their.content),
+                    ..our
+                }),
+                // Of two dots of one actor at most one is unseen on the other
+                // side: each side has seen its own.
+                their => {
+                    if our.counter > other.seen(our.actor) {
+                        joined.push(our);
+                    }
+                    joined.extend(their.filter(unseen_here));
+                }
+            }
+        }
+        joined.extend(theirs.filter(unseen_here));
+        joined
     }
 
     fn seen(&self, actor: &[u8]) -> u64 {
@@ -161,10 +203,10 @@ impl<'a, C: Content<'a>> Causal<'a, C> {
         for (key, writes) in &self.keys {
             varint::put_bytes(&mut out, key.as_bytes());
             varint::put(&mut out, writes.len() as u64);
-            for (actor, (counter, content)) in writes {
-                varint::put(&mut out, places[actor]);
-                varint::put(&mut out, self.seen(actor) - counter);
-                content.encode(&mut out);
+            for write in writes {
+                varint::put(&mut out, places[write.actor]);
+                varint::put(&mut out, self.seen(write.actor) - write.counter);
+                write.content.encode(&mut out);
             }
         }
         out
@@ -193,21 +235,30 @@ impl<'a, C: Content<'a>> Causal<'a, C> {
         for _ in 0..reader.number()? {
             let key = str::from_utf8(reader.bytes()?).map_err(|_| "a key is not UTF-8")?;
             check(key)?;
-            let mut writes = BTreeMap::new();
+            let mut writes: Writes<C> = Vec::new();
             for _ in 0..reader.number()? {
                 let place = reader.number()?;
                 let (actor, newest) = *usize::try_from(place)
                     .ok()
                     .and_then(|place| actors.get(place))
                     .ok_or("a write names no actor")?;
-                if !ascends(&writes, &actor) {
+                if writes.last().is_some_and(|last| last.actor >= actor) {
                     return Err("writes are not in order");
                 }
                 let counter = newest.checked_sub(reader.number()?).unwrap_or(0);
                 if counter == 0 {
                     return Err("a dot is below its actor's first");
                 }
-                writes.insert(actor, (counter, C::decode(&mut reader)?));
+                let content = C::decode(&mut reader)?;
+                if writes.is_empty() {
+                    // Room for one, not for the usual four.
+                    writes.reserve_exact(1);
+                }
+                writes.push(Write {
+                    actor,
+                    counter,
+                    content,
+                });
             }
             if writes.is_empty() || !ascends(&state.keys, &key) {
                 return Err("keys are not in order");

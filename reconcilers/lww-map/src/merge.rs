@@ -59,17 +59,17 @@ use kinfold_guest::{Event, Outcome, Sibling, View, fold_values, json};
 const EXPECTED: &str = "an operation on a map is {\"set\":{\"name\":\"Ada\",\"age\":36}} \
                         or {\"unset\":[\"name\"]}";
 
-type State<'a> = Causal<'a, Write<'a>>;
+type State<'a> = Causal<'a, Written<'a>>;
 
 /// What was written to a field, and when. Greater is later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Write<'a> {
+struct Written<'a> {
     written_at: u64,
     /// Canonical JSON.
     value: &'a str,
 }
 
-impl<'a> Content<'a> for Write<'a> {
+impl<'a> Content<'a> for Written<'a> {
     fn encode(&self, out: &mut Vec<u8>) {
         varint::put(out, self.written_at);
         varint::put_bytes(out, self.value.as_bytes());
@@ -81,7 +81,7 @@ impl<'a> Content<'a> for Write<'a> {
         if !json::is_canonical(value) {
             return Err("a value is not canonical JSON");
         }
-        Ok(Write { written_at, value })
+        Ok(Written { written_at, value })
     }
 }
 
@@ -104,7 +104,7 @@ pub fn apply(state: Option<&[u8]>, operation: &[u8], event: &Event) -> Result<Ve
         match value {
             Some(value) => {
                 let written_at = event.written_at;
-                state.write(field, Write { written_at, value }, actor, counter);
+                state.write(field, Written { written_at, value }, actor, counter);
             }
             None => state.remove(field),
         }
@@ -119,14 +119,14 @@ pub fn render(state: &[u8]) -> Result<View, String> {
     for (field, writes) in state.keys() {
         let winner = writes
             .iter()
-            .max_by_key(|(actor, (counter, write))| (write.written_at, **actor, *counter));
-        let (_, (_, write)) = winner.expect("no field is without a write");
+            .max_by_key(|write| (write.content.written_at, write.actor, write.counter));
+        let written = winner.expect("no field is without a write").content;
         if body.len() > 1 {
             body.push(b',');
         }
         json::put_string(&mut body, field);
         body.push(b':');
-        body.extend_from_slice(write.value.as_bytes());
+        body.extend_from_slice(written.value.as_bytes());
     }
     body.push(b'}');
     Ok(View {

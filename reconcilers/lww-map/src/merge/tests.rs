@@ -298,7 +298,7 @@ fn states_stay_small() {
 
 /// One write of a field: greater is later, among those of one field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Written {
+struct Heard {
     field: u8,
     written_at: u64,
     actor: u8,
@@ -309,8 +309,8 @@ struct Written {
 /// Everything that a replica has heard of.
 #[derive(Clone, Default)]
 struct Model {
-    heard: BTreeSet<Written>,
-    gone: BTreeSet<Written>,
+    heard: BTreeSet<Heard>,
+    gone: BTreeSet<Heard>,
 }
 
 impl Model {
@@ -380,7 +380,7 @@ fn play(steps: &[Step]) -> (Vec<(Replica, Model)>, Vec<Vec<u8>>) {
                     .collect();
                 replica.apply(&format!(r#"{{"set":{{{}}}}}"#, pairs.join(",")));
                 model.replace(&fields);
-                model.heard.extend(fields.iter().map(|field| Written {
+                model.heard.extend(fields.iter().map(|field| Heard {
                     field: *field,
                     written_at: *now,
                     actor: replica.actor,
