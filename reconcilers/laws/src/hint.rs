@@ -79,6 +79,7 @@ pub(crate) fn hint(finding: &Finding) -> Option<&'static str> {
         Some((parse(left)?, parse(right)?))
     });
     both.and_then(|(left, right)| concatenated(left, right, &values))
+        .or_else(|| both.and_then(|(left, right)| last_digits(left, right)))
         .or_else(|| {
             json.as_ref()
                 .and_then(|(left, right)| numbers(left, right, &values))
@@ -146,10 +147,6 @@ fn all_numbers(json: &Json, found: &mut Vec<f64>) {
 
 fn numbers(left: &Json, right: &Json, values: &[&[u8]]) -> Option<&'static str> {
     let (left, right) = numbers_that_differ(left, right)?;
-    let size = left.abs().max(right.abs());
-    if (left - right).abs() <= size * 1e-9 {
-        return Some(FLOATS);
-    }
     let mut inputs = Vec::new();
     for value in values {
         if let Ok(json) = serde_json::from_slice::<Json>(value) {
@@ -165,6 +162,29 @@ fn numbers(left: &Json, right: &Json, values: &[&[u8]]) -> Option<&'static str> 
         return Some(SUM);
     }
     (between(left) || between(right)).then_some(MEAN)
+}
+
+/// Both are JSON with one number that differs in its last digits only, which a
+/// reader of floats may not even see.
+fn last_digits(left: &[u8], right: &[u8]) -> Option<&'static str> {
+    let start = left
+        .iter()
+        .zip(right)
+        .take_while(|(one, other)| one == other);
+    let start = start.count();
+    let token = |value: &[u8]| -> Option<f64> {
+        let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'-' | b'+');
+        let before = value[..start]
+            .iter()
+            .rev()
+            .take_while(|byte| is_digit(byte));
+        let after = value[start..].iter().take_while(|byte| is_digit(byte));
+        let (from, to) = (start - before.count(), start + after.count());
+        std::str::from_utf8(&value[from..to]).ok()?.parse().ok()
+    };
+    let (one, other) = (token(left)?, token(right)?);
+    let is_near = (one - other).abs() <= one.abs().max(other.abs()) * 1e-9;
+    (one != other && is_near).then_some(FLOATS)
 }
 
 /// Elements of the first two lists that differ, as texts.

@@ -110,18 +110,29 @@ fn simpler_siblings(values: &Values) -> Vec<Values> {
             });
         }
     }
-    // The same times by rank: 1, 2, 3.
-    push(&|other| {
-        let mut times: Vec<u64> = siblings.iter().map(|one| one.written_at_us).collect();
-        times.sort_unstable();
-        times.dedup();
-        for sibling in &mut other.siblings {
-            let rank = times.binary_search(&sibling.written_at_us);
-            sibling.written_at_us = rank.map_or(1, |rank| rank as u64 + 1);
-        }
-    });
+    // Times by turn, 1, 2, 3, so that nobody takes equal ones for the cause;
+    // where they are the cause, as many as can be are 1.
+    let by_turn = (1..)
+        .zip(siblings)
+        .all(|(time, one)| one.written_at_us == time);
+    if !by_turn {
+        push(&|other| {
+            for (time, sibling) in (1..).zip(&mut other.siblings) {
+                sibling.written_at_us = time;
+            }
+        });
+        push(&|other| {
+            let mut times: Vec<u64> = siblings.iter().map(|one| one.written_at_us).collect();
+            times.sort_unstable();
+            times.dedup();
+            for sibling in &mut other.siblings {
+                let rank = times.binary_search(&sibling.written_at_us);
+                sibling.written_at_us = rank.map_or(1, |rank| rank as u64 + 1);
+            }
+        });
+    }
     for (place, sibling) in siblings.iter().enumerate() {
-        if sibling.written_at_us > 1 {
+        if sibling.written_at_us > 1 && !by_turn {
             push(&|other| other.siblings[place].written_at_us = 1);
         }
         push(&|other| {

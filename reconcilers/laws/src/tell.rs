@@ -10,7 +10,10 @@ use crate::case::{Case, Deed, usual_type};
 use crate::finding::{Finding, Law, Side, name};
 use crate::hint::hint;
 use crate::subject::{Answer, Outcome, Sibling};
-use crate::text::{as_json, marked, shown, whole};
+use crate::text::{as_json, cut, marked, shown, whole};
+
+/// How much of a value is shown beside a failure, in characters.
+const MAX_BEGUN_CHARS: usize = 48;
 
 /// Siblings, or the doings of replicas, that a law does not hold for.
 #[derive(Clone, PartialEq, Debug)]
@@ -72,6 +75,14 @@ fn gave(answer: &Answer) -> String {
         Ok(Outcome::Deleted) => "deleted".to_owned(),
         Ok(Outcome::Unresolved) => "unresolved".to_owned(),
         Err(failure) => format!("no value: {}", failure.text()),
+    }
+}
+
+/// An answer: a failure in full, the beginning of a value.
+fn begun(answer: &Answer) -> String {
+    match answer {
+        Ok(Outcome::Merged(value)) => cut(value, MAX_BEGUN_CHARS),
+        other => gave(other),
     }
 }
 
@@ -219,8 +230,13 @@ impl Counterexample {
         let width = |texts: [&String; 2]| texts.map(|text| text.chars().count()).into_iter().max();
         let words = width([&left.words, &right.words]).unwrap_or(0);
         let formulas = width([&left.formula, &right.formula]).unwrap_or(0);
-        let [one, other, marks] = marked(&gave(&left.answer), &gave(&right.answer))
-            .unwrap_or_else(|| [gave(&left.answer), gave(&right.answer), String::new()]);
+        // Beside a failure a value says little, and is only begun.
+        let [one, other, marks] = if left.answer.is_ok() && right.answer.is_ok() {
+            marked(&gave(&left.answer), &gave(&right.answer))
+                .unwrap_or_else(|| [gave(&left.answer), gave(&right.answer), String::new()])
+        } else {
+            [begun(&left.answer), begun(&right.answer), String::new()]
+        };
         let mut line = |side: &Side, gave: &str| {
             for inner in &side.within {
                 let value = inner
@@ -236,8 +252,7 @@ impl Counterexample {
         };
         line(left, &one);
         line(right, &other);
-        // Marks under prose would only be noise.
-        if !marks.is_empty() && left.answer.is_ok() && right.answer.is_ok() {
+        if !marks.is_empty() {
             lines.push(format!("{}{marks}", " ".repeat(words + formulas + 8)));
         }
     }

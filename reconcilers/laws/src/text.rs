@@ -33,8 +33,13 @@ pub(crate) fn whole(value: &[u8]) -> String {
 
 /// Bytes as people read them, cut.
 pub(crate) fn shown(value: &[u8]) -> String {
+    cut(value, MAX_SHOWN_CHARS)
+}
+
+/// Bytes as people read them, cut at this many characters.
+pub(crate) fn cut(value: &[u8], chars: usize) -> String {
     let text = whole(value);
-    match text.char_indices().nth(MAX_SHOWN_CHARS) {
+    match text.char_indices().nth(chars) {
         Some((cut, _)) => format!("{}… ({} bytes)", &text[..cut], value.len()),
         None => text,
     }
