@@ -47,7 +47,7 @@ macro_rules! mutants {
 // What exchange itself, and all that rests on its trees, is for.
 mutants! {
     HECTIC_UPKEEP:
-    reaping_by_time: ReapedByTime, "partition,kill", 4, 12_000, 12;
+    reaping_by_time: ReapedByTime, "partition,kill", 4, 12_000, 48;
     an_exchange_one_way: ExchangeOneWay, "kill,loss", 3, 3_000, 12;
 }
 

@@ -99,6 +99,14 @@ pub const FAILED: &[Failed] = &[
         lasts_ms: 103_371,
         found: "the same",
     },
+    Failed {
+        seed: 962_020_223,
+        tempo: Tempo::Calm,
+        faults: "partition,wipe",
+        lasts_ms: 34_337,
+        found: "a wiped first seed that could reach nobody, and founded a cluster of its own: \
+                docs/guarantees.md says how to avoid it",
+    },
 ];
 
 /// All plans that every build plays, with their seeds.

@@ -168,10 +168,16 @@ pub fn run(common: &Common, args: &SimulateArgs) -> Result<(), CliError> {
             progress(&total, plans.len());
         }
         if played.trouble.is_some() {
-            if is_watched {
-                eprint!("\rmaking it smaller\x1b[K\r");
-            }
-            let (plan, played) = shrink(&subject, plan, played);
+            // A run that was named in full is told as it is: it was made small before.
+            let is_named = args.seed.is_some() && args.faults.is_some();
+            let (plan, played) = if is_named {
+                (plan, played)
+            } else {
+                if is_watched {
+                    eprint!("\rmaking it smaller\x1b[K\r");
+                }
+                shrink(&subject, plan, played)
+            };
             let story = story(&subject, &played, plan.nodes);
             if is_watched {
                 eprint!("\x1b[K");

@@ -229,70 +229,46 @@ fn reaping_and_crashes_hold() {
     check("reaping and crashes", REAPING_AND_CRASHES);
 }
 
-// The longer runs: `cargo test --release --lib model -- --ignored --nocapture`.
+// The longer runs, each to its end: `cargo test --release --lib at_length -- --ignored
+// --nocapture`. Every one is a test of its own, because they differ by orders of
+// magnitude: those that walk some hundred thousand states end within minutes in a
+// debug build too, and say so.
 
-#[test]
-#[ignore = "walks some millions of states"]
-fn all_of_it_holds_at_length() {
-    let orders = &[[3, 0, 1, 2], [0, 1, 2, 3]];
-    check(
-        "epochs, with exchange",
-        Bounds {
-            exchanges: 1,
-            ..EPOCHS
-        },
-    );
-    check(
-        "epochs and contexts, with exchange",
-        Bounds {
-            exchanges: 1,
-            ..EPOCHS_AND_CONTEXTS
-        },
-    );
-    check(
-        "two clients, three writes",
-        Bounds {
-            sessions: 2,
-            ..CONTEXTS
-        },
-    );
-    check(
-        "hedges, two writes",
-        Bounds {
-            writes: 2,
-            puts: 1,
-            losses: 0,
-            lost_acks: false,
-            ..HEDGES
-        },
-    );
-    check(
-        "reaping, hints and a new value",
-        Bounds {
-            writes: 3,
-            repeats: 1,
-            reap_orders: orders,
-            ..REAPING_AND_HINTS
-        },
-    );
-    check(
-        "reaping amid writes that are given up",
-        Bounds {
-            give_ups: true,
-            exchanges: 1,
-            reap_orders: orders,
-            ..REAPING_AMID_WRITES
-        },
-    );
-    check(
-        "reaping and any crash",
-        Bounds {
-            crash_kinds: ANY_CRASH,
-            down: &[&[], &[1]],
-            reap_orders: orders,
-            ..REAPING_AND_CRASHES
-        },
-    );
+const BOTH_ORDERS: &[[usize; 4]] = &[[3, 0, 1, 2], [0, 1, 2, 3]];
+
+macro_rules! at_length {
+    ($($test:ident, $why:literal: $bounds:expr;)*) => {
+        $(#[test]
+        #[ignore = $why]
+        fn $test() {
+            check(stringify!($test), $bounds);
+        })*
+    };
+}
+
+at_length! {
+    epochs_with_exchange_at_length, "walks 119,865 states, at most 13 from the beginning":
+    Bounds { exchanges: 1, ..EPOCHS };
+    epochs_and_contexts_with_exchange_at_length,
+    "walks 96,765 states, at most 10 from the beginning":
+    Bounds { exchanges: 1, ..EPOCHS_AND_CONTEXTS };
+    two_clients_at_length, "walks 42,391 states, at most 11 from the beginning":
+    Bounds { sessions: 2, ..CONTEXTS };
+    hedges_at_length, "walks some millions of states: in a release build":
+    Bounds { writes: 2, puts: 1, losses: 0, lost_acks: false, ..HEDGES };
+    reaping_hints_and_a_new_value_at_length,
+    "walks some millions of states: in a release build":
+    Bounds { writes: 3, repeats: 1, reap_orders: BOTH_ORDERS, ..REAPING_AND_HINTS };
+    reaping_amid_given_up_writes_at_length,
+    "walks some millions of states: in a release build":
+    Bounds { give_ups: true, exchanges: 1, reap_orders: BOTH_ORDERS, ..REAPING_AMID_WRITES };
+    reaping_and_any_crash_at_length, "walks some millions of states: in a release build":
+    Bounds {
+        crash_kinds: ANY_CRASH,
+        down: &[&[], &[1]],
+        reap_orders: BOTH_ORDERS,
+        ..REAPING_AND_CRASHES
+    };
 }
 
 macro_rules! found {

@@ -26,8 +26,13 @@ const MAX_AT_ONCE: usize = 24;
 /// What shows that replicas may end up apart.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Finding {
-    /// The same writes became two values.
-    Apart { one: Number, other: Number },
+    /// The same writes became two values; `reordered` if only their order differed,
+    /// which no node chooses.
+    Apart {
+        one: Number,
+        other: Number,
+        reordered: bool,
+    },
     /// A fold gave no value.
     Failed { fold: Number, reason: String },
     /// A data type cannot show a state that it made.
@@ -421,7 +426,12 @@ impl Ledger {
             self.figures.compared += 1;
             return true;
         }
-        self.find(Finding::Apart { one, other });
+        let reordered = matches!(self.all[other].made, Made::FoldedAsListed);
+        self.find(Finding::Apart {
+            one,
+            other,
+            reordered,
+        });
         false
     }
 }

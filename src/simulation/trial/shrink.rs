@@ -32,12 +32,16 @@ pub(super) fn subject_of(finding: &Finding) -> Number {
 fn is_alike(one: &Option<Trouble>, other: &Option<Trouble>) -> bool {
     use Finding::{Apart, Failed, Unshown};
     match (one, other) {
-        (Some(Trouble::Module(one)), Some(Trouble::Module(other))) => matches!(
-            (one, other),
-            (Apart { .. }, Apart { .. })
-                | (Failed { .. }, Failed { .. })
-                | (Unshown { .. }, Unshown { .. })
-        ),
+        (Some(Trouble::Module(one)), Some(Trouble::Module(other))) => match (one, other) {
+            (
+                Apart { reordered: one, .. },
+                Apart {
+                    reordered: other, ..
+                },
+            ) => one == other,
+            (Failed { .. }, Failed { .. }) | (Unshown { .. }, Unshown { .. }) => true,
+            _ => false,
+        },
         (Some(Trouble::Cluster(_)), Some(Trouble::Cluster(_))) => true,
         _ => false,
     }
@@ -119,7 +123,7 @@ fn stands(
 ) -> bool {
     let value = |number| evaluate(ledger, number, without, instead);
     match finding {
-        Finding::Apart { one, other } => match (value(*one), value(*other)) {
+        Finding::Apart { one, other, .. } => match (value(*one), value(*other)) {
             (Ok(Some(one)), Ok(Some(other))) => one.version.value != other.version.value,
             _ => false,
         },

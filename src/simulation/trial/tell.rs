@@ -147,7 +147,7 @@ impl Teller<'_> {
         let count = self.essence.writes.len();
         let writes = if count == 1 { "write" } else { "writes" };
         let (headline, law, paths) = match finding {
-            Finding::Apart { one, other } => (
+            Finding::Apart { one, other, .. } => (
                 format!("the same {count} {writes} became two different values"),
                 Some(self.law(*one, *other)),
                 vec![self.path(*one), self.path(*other)],
