@@ -97,7 +97,7 @@ impl Author {
             crate_dir: home.path().to_owned(),
             home,
         };
-        let new = [&["reconciler", "new"], arguments].concat();
+        let new = [&["reconciler", "new"][..], arguments].concat();
         author.kinfold(&new).code(0).says("cargo test");
         author.crate_dir = author.home.path().join(arguments[0]);
         for offline in ["false", "true"] {
@@ -206,8 +206,8 @@ fn from_new_to_a_table_that_folds_and_what_goes_wrong_on_the_way() {
         "{} bytes",
         bytes.len()
     );
-    let private = author.home.path().to_str().expect("text").to_owned();
-    for path in [&private, env!("CARGO_TARGET_TMPDIR")] {
+    let private = author.home.path().to_str().expect("text");
+    for path in [private, env!("CARGO_TARGET_TMPDIR")] {
         let is_there = bytes
             .windows(path.len())
             .any(|part| part == path.as_bytes());

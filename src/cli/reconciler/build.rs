@@ -388,7 +388,8 @@ mod tests {
                 "--remap-path-prefix=/a b/wish-list=/wish-list",
             ]
         );
-        assert_eq!(in_order(vec![(PathBuf::from("/"), "/home".to_owned())]), []);
+        let nowhere = vec![(PathBuf::from("/"), "/home".to_owned())];
+        assert!(in_order(nowhere).is_empty());
     }
 
     #[test]
