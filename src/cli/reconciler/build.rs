@@ -71,6 +71,7 @@ pub enum BuildError {
 }
 
 /// What cargo knows of the crate.
+#[derive(Debug)]
 struct Package {
     name: String,
     manifest: PathBuf,
@@ -244,7 +245,13 @@ fn compile(toolchain: &Toolchain, package: &Package, dir: &Path) -> Result<PathB
                 .iter()
                 .map(|(key, value)| (key, value)),
         )
-        .env("CARGO_ENCODED_RUSTFLAGS", remapped(toolchain, package, dir))
+        .arg("--")
+        .args(flags(own_folders(package, dir)))
+        // Separated as cargo wants them where paths may have spaces.
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            flags(shared_folders(toolchain)).join("\u{1f}"),
+        )
         .env_remove("RUSTFLAGS")
         .current_dir(dir)
         .stdin(Stdio::null())
@@ -285,39 +292,49 @@ fn artifact(message: &Value, manifest: &Path) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// The folders of this machine that sources are compiled from, and what a module
-/// says instead: what comes later wins, so the inner ones come last.
-fn folders(toolchain: &Toolchain, package: &Package, dir: &Path) -> Vec<(String, String)> {
-    let mut folders = vec![
+/// A folder of this machine, and what a module says in its place.
+type Renamed = (PathBuf, String);
+
+/// What every crate of the build is told. The same for every crate that is built
+/// on this machine, so that builds with one target folder share what is compiled.
+fn shared_folders(toolchain: &Toolchain) -> Vec<Renamed> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let home = home.map(|home| (home, "/home".to_owned()));
+    let known = [
         (toolchain.cargo_home.clone(), "/cargo".to_owned()),
         (toolchain.sysroot.clone(), "/rust".to_owned()),
-        (dir.to_owned(), format!("/{}", package.name)),
-        (package.target_dir.clone(), "/target".to_owned()),
     ];
-    folders.sort_by_key(|(folder, _)| folder.components().count());
-    folders
-        .into_iter()
-        .filter_map(|(folder, name)| Some((folder.to_str()?.to_owned(), name)))
-        .filter(|(folder, _)| folder.len() > 1)
-        .collect()
+    in_order(home.into_iter().chain(known).collect())
 }
 
-/// Compiler flags, separated as cargo wants them where paths may have spaces.
-fn remapped(toolchain: &Toolchain, package: &Package, dir: &Path) -> String {
-    folders(toolchain, package, dir)
-        .iter()
-        .map(|(folder, name)| format!("--remap-path-prefix={folder}={name}"))
-        .collect::<Vec<_>>()
-        .join("\u{1f}")
+/// What the crate itself is told besides. (What lies in its folder beside it is
+/// compiled by relative paths, which say nothing.)
+fn own_folders(package: &Package, dir: &Path) -> Vec<Renamed> {
+    in_order(vec![
+        (dir.to_owned(), format!("/{}", package.name)),
+        (package.target_dir.clone(), "/target".to_owned()),
+    ])
+}
+
+/// Of the names that fit, the compiler takes the last: inner folders come last.
+/// A home such as `/` is in every text and gives nothing away.
+fn in_order(mut folders: Vec<Renamed>) -> Vec<Renamed> {
+    folders.retain(|(folder, _)| folder.components().count() > 1);
+    folders.sort_by_key(|(folder, _)| folder.components().count());
+    folders
+}
+
+fn flags(folders: Vec<Renamed>) -> Vec<String> {
+    let flag = |(folder, name): Renamed| format!("--remap-path-prefix={}={name}", folder.display());
+    folders.into_iter().map(flag).collect()
 }
 
 /// What must not be in a module.
 fn private_paths(toolchain: &Toolchain, package: &Package, dir: &Path) -> Vec<String> {
-    let folders = folders(toolchain, package, dir).into_iter();
-    let home = std::env::var("HOME").ok().filter(|home| home.len() > 1);
+    let folders = [shared_folders(toolchain), own_folders(package, dir)].concat();
     folders
-        .map(|(folder, _)| folder)
-        .chain(home)
+        .iter()
+        .filter_map(|(folder, _)| folder.to_str())
         .map(|folder| format!("{}/", folder.trim_end_matches('/')))
         .collect()
 }
@@ -346,32 +363,33 @@ mod tests {
         );
     }
 
-    /// The last flag that fits decides, so a target folder inside the crate's has
-    /// to come after it.
     #[test]
     fn inner_folders_are_renamed_after_outer_ones() {
-        let toolchain = Toolchain {
-            cargo: PathBuf::from("cargo"),
-            cargo_home: PathBuf::from("/home/ann/.cargo"),
-            sysroot: PathBuf::from("/home/ann/.rustup/toolchains/stable"),
-            environment: Vec::new(),
-            arguments: Vec::new(),
-        };
         let package = Package {
             name: "wish-list".to_owned(),
-            manifest: PathBuf::from("/home/ann/my crates/wish-list/Cargo.toml"),
-            target_dir: PathBuf::from("/home/ann/my crates/wish-list/target"),
+            manifest: PathBuf::from("/a b/wish-list/Cargo.toml"),
+            target_dir: PathBuf::from("/a b/wish-list/target"),
         };
-        let flags = remapped(
-            &toolchain,
-            &package,
-            Path::new("/home/ann/my crates/wish-list"),
+        assert_eq!(
+            flags(own_folders(&package, Path::new("/a b/wish-list"))),
+            [
+                "--remap-path-prefix=/a b/wish-list=/wish-list",
+                "--remap-path-prefix=/a b/wish-list/target=/target",
+            ]
         );
-        let flags: Vec<&str> = flags.split('\u{1f}').collect();
-        let place = |wanted: &str| flags.iter().position(|flag| *flag == wanted).expect(wanted);
-        let outer = place("--remap-path-prefix=/home/ann/my crates/wish-list=/wish-list");
-        let inner = place("--remap-path-prefix=/home/ann/my crates/wish-list/target=/target");
-        assert!(outer < inner);
+        let elsewhere = Package {
+            target_dir: PathBuf::from("/target"),
+            ..package
+        };
+        assert_eq!(
+            flags(own_folders(&elsewhere, Path::new("/a b/wish-list"))),
+            [
+                "--remap-path-prefix=/target=/target",
+                "--remap-path-prefix=/a b/wish-list=/wish-list",
+            ]
+        );
+        let nowhere = vec![(PathBuf::from("/"), "/home".to_owned())];
+        assert!(in_order(nowhere).is_empty());
     }
 
     #[test]
