@@ -100,7 +100,7 @@ fn ways() {
                 let (answered, answer) = mpsc::channel();
                 workers.submit(
                     request,
-                    Box::new(move |reply| answered.send(reply).expect("somebody waits")),
+                    Box::new(move |reply, _fuel| answered.send(reply).expect("somebody waits")),
                 );
                 let reply = answer.recv().expect("an answer");
                 assert!(matches!(reply, GuestReply::Done { .. }));
