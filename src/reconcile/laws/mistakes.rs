@@ -109,7 +109,6 @@ impl Mistake {
 }
 
 #[test]
-#[ignore = "wants the guests of scripts/build-reconcilers.sh"]
 fn every_mistake_is_found_on_every_seed_and_shown_small() {
     for mistake in &MISTAKES {
         for seed in SEEDS {
@@ -164,7 +163,6 @@ no longer what it says.
 }
 
 #[test]
-#[ignore = "wants docs/mistakes.md, which write_the_page writes"]
 fn the_page_is_what_the_check_says() {
     let written = fs::read_to_string(below_root("docs/mistakes.md")).expect("docs/mistakes.md");
     assert!(
