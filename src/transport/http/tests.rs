@@ -388,7 +388,7 @@ fn accept_raw(listener: &TcpListener, name: &str) -> TcpStream {
     }
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {PEER_PROTOCOL}\r\n\
-         Kinfold-Node: {name}\r\nKinfold-Cluster: none\r\nKinfold-Wire-Version: 2\r\n\r\n"
+         Kinfold-Node: {name}\r\nKinfold-Cluster: none\r\nKinfold-Wire-Version: 3\r\n\r\n"
     );
     stream.write_all(answer.as_bytes()).expect("it reads");
     stream
