@@ -236,7 +236,7 @@ fn the_text_of_a_refusal_says_both_clusters() {
     let mut world = OnSockets::default();
     world.clusters = BTreeMap::from([("b".into(), 8)]);
     world.start("b");
-    let offer = offer("a", "0000000000000007", "2");
+    let offer = offer("a", "0000000000000007", "3");
     let text = ask(&world, "b", &offer);
     assert!(text.starts_with("HTTP/1.1 409 "), "{text}");
     assert!(text.contains("application/problem+json"), "{text}");
@@ -270,7 +270,7 @@ fn versions_are_agreed_on_or_refused() {
 fn a_node_refuses_its_own_name() {
     let mut world = OnSockets::default();
     world.start("a");
-    let text = ask(&world, "a", &offer("a", "none", "2"));
+    let text = ask(&world, "a", &offer("a", "none", "3"));
     assert!(text.starts_with("HTTP/1.1 409 "), "{text}");
 }
 
@@ -328,10 +328,10 @@ fn corrupt_bytes_end_the_connection_and_nothing_else() {
     let last = corrupt.len() - 1;
     corrupt[last] ^= 1;
     for bad in [&corrupt[..], &[0xff; 100], &[0; 100]] {
-        let mut stream = connect_raw(&world, "b", &offer("raw", "none", "2"));
+        let mut stream = connect_raw(&world, "b", &offer("raw", "none", "3"));
         let head = read_answer(&mut stream);
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        assert!(head.contains("kinfold-wire-version: 2\r\n"), "{head}");
+        assert!(head.contains("kinfold-wire-version: 3\r\n"), "{head}");
         assert!(head.contains("kinfold-node: b\r\n"), "{head}");
         let known = world.transport("b").address_of(NodeId::of("raw"));
         assert_eq!(known.as_deref(), Some("127.0.0.1:1"));
@@ -382,13 +382,13 @@ fn accept_raw(listener: &TcpListener, name: &str) -> TcpStream {
     for line in [
         "upgrade: kinfold-peer/1",
         "kinfold-cluster: none",
-        "kinfold-wire-versions: 2",
+        "kinfold-wire-versions: 3",
     ] {
         assert!(head.contains(&format!("{line}\r\n")), "{head}");
     }
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {PEER_PROTOCOL}\r\n\
-         Kinfold-Node: {name}\r\nKinfold-Cluster: none\r\nKinfold-Wire-Version: 2\r\n\r\n"
+         Kinfold-Node: {name}\r\nKinfold-Cluster: none\r\nKinfold-Wire-Version: 3\r\n\r\n"
     );
     stream.write_all(answer.as_bytes()).expect("it reads");
     stream
@@ -446,7 +446,7 @@ fn everything_that_arrives_is_receipted() {
     world.start("b");
     let mut frame = BytesMut::new();
     codec::encode(&probe(1), &mut frame).expect("small");
-    let mut stream = connect_raw(&world, "b", &offer("raw", "none", "2"));
+    let mut stream = connect_raw(&world, "b", &offer("raw", "none", "3"));
     read_answer(&mut stream);
     for round in 1..=3 {
         stream.write_all(&frame).expect("it reads");
