@@ -312,11 +312,6 @@ async fn the_cluster_and_the_ring_are_shown() {
         .get("/v1/cluster/ring/raw/")
         .await
         .problem(400, "bad_request");
-    // It belongs to a later release, and is not half there.
-    server
-        .post("/v1/tables/raw/dry-run", "{}")
-        .await
-        .problem(404, "not_found");
 }
 
 #[tokio::test]

@@ -6,9 +6,6 @@
 
 use crate::MAX_EXACT_JSON_INTEGER;
 
-/// No double needs more digits to be told from its neighbours.
-const MAX_DIGITS: usize = 17;
-
 /// Whole numbers of up to this many digits need no look at all.
 const PLAIN_DIGITS: usize = 15;
 
@@ -35,7 +32,9 @@ pub fn put(out: &mut Vec<u8>, text: &str) -> Result<(), String> {
         ));
     }
     let kept = Decimal::read(&format!("{double:e}"));
-    if decimal.digits.len() > MAX_DIGITS || decimal != kept {
+    // As short a text of the same double is as good: of two that are equally near,
+    // others print the one, Rust the other.
+    if decimal.digits.len() > kept.digits.len() {
         return Err(
             "this number has more digits than readers of JSON keep (a double's, some 16): \
              round it, or send it as a string"

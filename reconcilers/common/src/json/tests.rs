@@ -249,6 +249,13 @@ fn plainly(one: &Value, other: &Value) -> Ordering {
     }
 }
 
+/// 594794310044490.25 is the double, and two texts of 16 digits are as near.
+#[test]
+fn a_double_between_two_texts_has_one() {
+    assert_eq!(text("594794310044490.2"), text("594794310044490.3"));
+    assert!(canonical(b"594794310044490.25").is_err());
+}
+
 proptest! {
     /// What serde writes is read, loses nothing, and is then canonical.
     #[test]
