@@ -193,7 +193,8 @@ fn reads(author: &Author, table: &str, node: usize, wanted: &str, siblings: u64)
         let arguments = ["get", table, "one", "--json", "--endpoint", &endpoint];
         let ran = author.kinfold(&arguments);
         let answer: Value = serde_json::from_str(&ran.stdout).map_err(|_| ran.stderr.clone())?;
-        if answer["json"].to_string() == wanted && answer["siblings"] == siblings {
+        let shown = answer["json"].to_string();
+        if shown == wanted && answer["siblings"] == siblings {
             Ok(())
         } else {
             Err(answer.to_string())

@@ -406,7 +406,7 @@ fn identity() -> Identity {
 }
 
 fn encoded_record(persisted: &Persisted) -> Vec<u8> {
-    let mut bytes = vec![2];
+    let mut bytes = vec![3];
     bytes.extend(postcard::to_stdvec(persisted).expect("it encodes into memory"));
     bytes
 }

@@ -3,7 +3,7 @@
 //!
 //! Promises: what is checked is the module as nodes run it, each call in a fresh
 //! instance and under the limits of a fold. A check burns at most
-//! [`MAX_CHECK_FUEL`] in all: a module that takes its limit for every fold gets
+//! `MAX_CHECK_FUEL` in all: a module that takes its limit for every fold gets
 //! fewer cases, not hours of this node, and its report says so.
 
 use std::ops::ControlFlow;

@@ -245,12 +245,10 @@ impl World {
         let mut left: BTreeMap<u32, u64> = BTreeMap::new();
         for (_, request) in waiting {
             let file = Disk::file_of(&request);
-            if !left.contains_key(&file) {
-                // Mostly little waits: a file keeps its whole batch as often as not.
-                let durable = self.below(4) * self.below(4);
-                left.insert(file, durable);
-            }
-            let durable = left.get_mut(&file).expect("just put there");
+            // Mostly little waits: a file keeps its whole batch as often as not.
+            let durable = left
+                .entry(file)
+                .or_insert_with(|| self.below(4) * self.below(4));
             if *durable == 0 {
                 if let StoreRequest::Update { partition, key, .. } = &request
                     && broken(Variant::RowInTwoBatches)

@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::{Cluster, KINFOLD, Plan, Shared, free_port, wait};
+use kinfold::reconcile::registry::built_ins;
 use serde_json::{Value, json};
 
 const TABLES: &str = r#"
@@ -401,7 +402,7 @@ fn modules_are_checked_pushed_and_listed() {
         .json();
     assert_eq!(
         list["reconcilers"].as_array().map(Vec::len),
-        Some(6),
+        Some(built_ins().len() + 2),
         "{list}"
     );
 

@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use super::common::{Expect, Http, forget, free_port, item, terminate, wait, watch};
+use super::common::{Expect, Http, forget, free_port, item, signals, wait, watch};
 use super::{Ran, command};
 
 /// Runs `kinfold serve` with this config file to its end.
@@ -142,7 +142,7 @@ fn dev_runs_three_nodes_until_it_is_told_to_stop() {
     nodes[1].put(&item("raw", "note"), "right").is(204);
     nodes[2].get(&item("raw", "note")).is(300);
 
-    terminate(&child);
+    signals::terminate(&child);
     assert_eq!(wait(&mut child).code(), Some(0));
     forget(&child);
     assert!(!data.exists(), "a temporary folder goes with the nodes");

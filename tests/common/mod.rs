@@ -11,6 +11,7 @@
 
 pub mod http;
 mod reaper;
+pub mod signals;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -248,7 +249,7 @@ impl Node {
     /// SIGTERM, and waits for the end.
     pub fn stop(&self) -> ExitStatus {
         let mut child = self.lock().take().expect("the node runs");
-        terminate(&child);
+        signals::terminate(&child);
         let status = wait(&mut child);
         reaper::forget(&child);
         status
@@ -257,12 +258,12 @@ impl Node {
     /// Stops the process in its tracks: its connections stay, its answers do not
     /// come.
     pub fn pause(&self) {
-        signal(self.lock().as_ref().expect("the node runs"), "STOP");
+        signals::stop(self.lock().as_ref().expect("the node runs"));
     }
 
     /// Lets a paused process go on.
     pub fn resume(&self) {
-        signal(self.lock().as_ref().expect("the node runs"), "CONT");
+        signals::signal(self.lock().as_ref().expect("the node runs"), "CONT");
     }
 
     /// Whether the process has ended by itself.
@@ -349,21 +350,6 @@ impl Node {
             .filter(|(_, count)| *count > 0)
             .collect()
     }
-}
-
-fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill")
-        .args(["-s", name, &child.id().to_string()])
-        .status();
-    assert!(
-        sent.expect("kill is there").success(),
-        "the process is gone"
-    );
-}
-
-/// Asks a process to end.
-pub fn terminate(child: &Child) {
-    signal(child, "TERM");
 }
 
 /// Waits for a process that was asked to end.

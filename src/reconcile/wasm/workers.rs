@@ -11,7 +11,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -20,13 +19,14 @@ use super::failure::Failure;
 use super::lanes::Lanes;
 use super::module::Loaded;
 use super::run::{Call, Sandbox, SandboxError, fuel_burnt};
+use crate::clock::{Clock, SystemClock};
 use crate::protocol::catalog::{Digest, ModuleKind};
 use crate::protocol::effect::{GuestReply, GuestRequest};
 use crate::reconcile::{Done, Guests};
 
 /// How long a request may wait behind a slow call of its module and still be run:
 /// whoever asked has been answered without it by then.
-const MAX_WAIT: Duration = Duration::from_secs(10);
+const MAX_WAIT_MS: u64 = 10_000;
 /// The niceness of threads in the slow lane: a thirtieth of a core where others
 /// want it (Linux gives 36 shares to 1,024), enough not to sit on a lock for long.
 #[cfg(target_os = "linux")]
@@ -42,6 +42,7 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     refused: AtomicU64,
+    clock: SystemClock,
     /// All that were started and may still run.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -54,7 +55,7 @@ struct Queue {
 struct Job {
     request: GuestRequest,
     done: Done,
-    since: Instant,
+    since_ms: u64,
 }
 
 /// What a thread that runs guests knows of itself.
@@ -177,11 +178,12 @@ fn serve(shared: &Arc<Shared>) {
                 }
                 queue.lanes.next_slow(digest, !place.has_overrun)
             };
+            let now_ms = shared.clock.now().monotonic_ms;
             // Whatever it handed back to the quick lane wants a thread.
             shared.wake.notify_all();
             match next {
                 None => return,
-                Some(job) if job.since.elapsed() > MAX_WAIT => {
+                Some(job) if now_ms.saturating_sub(job.since_ms) > MAX_WAIT_MS => {
                     shared.refuse(job.done);
                     place.has_overrun = true;
                 }
@@ -221,6 +223,7 @@ impl Workers {
                 }),
                 wake: Condvar::new(),
                 refused: AtomicU64::new(0),
+                clock: SystemClock::new(),
                 threads: Mutex::default(),
             }),
         };
@@ -286,7 +289,7 @@ impl Guests for Workers {
         let job = Job {
             request,
             done,
-            since: Instant::now(),
+            since_ms: self.shared.clock.now().monotonic_ms,
         };
         let refused = if queue.closed {
             Some(job)

@@ -140,7 +140,7 @@ fn cut_off(world: &mut World, some: &[usize]) {
 /// when all did.
 fn play(seed: u64) -> Option<String> {
     let mut dice = Dice::from_seed(seed);
-    let nodes = if seed % 2 == 0 { 3 } else { 5 };
+    let nodes = if seed.is_multiple_of(2) { 3 } else { 5 };
     let mut world = world(seed, nodes, 5);
     let majority = nodes / 2 + 1;
     let mut acknowledged = 0;

@@ -116,7 +116,9 @@ impl Plan {
     /// them together would hide.
     pub fn of_seed(seed: u64, nodes: usize, lasts_ms: u64) -> Self {
         let mut dice = Dice::from_seed(seed ^ 0x7472_6961_6c21_2121);
-        let faults = FAULTS.into_iter().filter(|_| dice.next_u64() % 2 == 0);
+        let faults = FAULTS
+            .into_iter()
+            .filter(|_| dice.next_u64().is_multiple_of(2));
         let faults = faults.fold(FaultSet::NONE, FaultSet::with);
         Plan {
             seed,
