@@ -23,10 +23,11 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, StatusCode};
 use hyper_util::rt::TokioIo;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+pub use crate::api::path::{item_path, segment};
 
 /// How long a request may take in all, where nothing else is said. More than
 /// the server's own patience with its replicas, so that its reason arrives.
@@ -45,29 +46,6 @@ pub const REUSE_PATIENCE: Duration = Duration::from_millis(20);
 pub const MAX_REPLY_BYTES: usize = 256 << 20;
 /// The header that carries an item's context token.
 pub const CONTEXT: HeaderName = HeaderName::from_static("kinfold-context");
-
-/// What stands for itself in a path segment. Dots do not: a segment `..` would
-/// be taken for the way up.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
-
-/// Percent-encodes bytes as one segment of a path.
-pub fn segment(bytes: &[u8]) -> String {
-    percent_encode(bytes, SEGMENT).to_string()
-}
-
-/// The path of an item.
-pub fn item_path(table: &str, partition_key: &[u8], sort_key: Option<&[u8]>) -> String {
-    let mut path = format!(
-        "/v1/tables/{}/items/{}",
-        segment(table.as_bytes()),
-        segment(partition_key)
-    );
-    if let Some(sort_key) = sort_key {
-        path.push('/');
-        path.push_str(&segment(sort_key));
-    }
-    path
-}
 
 /// A request: what is asked, of no one in particular.
 #[derive(Clone, Debug)]

@@ -26,7 +26,6 @@ use super::route::Resource;
 use super::sent::{MAX_WAITING_LINES, Sent};
 use super::service::Service;
 use super::{Call, accept, explain, headers, path, require_method};
-use crate::client::item_path;
 use crate::node::dry_run::tally::{
     Costs, Example, MAX_EXAMPLES, Shown, ShownResult, ShownSibling, Spread, Verdict,
 };
@@ -308,7 +307,7 @@ fn item(table: &str, key: &ItemKey) -> Map<String, Value> {
     if let Some(sort_key) = &sort_key {
         document.insert("sort_key".into(), json!(text(sort_key)));
     }
-    let path = item_path(table, &partition_key, sort_key.as_deref());
+    let path = path::item_path(table, &partition_key, sort_key.as_deref());
     document.insert("path".into(), json!(path));
     document
 }

@@ -96,6 +96,29 @@ pub fn shorten(text: &str) -> &str {
     &text[..end]
 }
 
+/// What stands for itself in a path segment. Dots do not: a segment `..` would
+/// be taken for the way up.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+/// Percent-encodes bytes as one segment of a path.
+pub fn segment(bytes: &[u8]) -> String {
+    percent_encode(bytes, SEGMENT).to_string()
+}
+
+/// The path of an item.
+pub fn item_path(table: &str, partition_key: &[u8], sort_key: Option<&[u8]>) -> String {
+    let mut path = format!(
+        "/v1/tables/{}/items/{}",
+        segment(table.as_bytes()),
+        segment(partition_key)
+    );
+    if let Some(sort_key) = sort_key {
+        path.push('/');
+        path.push_str(&segment(sort_key));
+    }
+    path
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
