@@ -59,12 +59,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// whether its write was stored.
 pub const LINGER: Duration = Duration::from_millis(250);
 
-/// After how many turns of connections that have something to say a thread looks
-/// for answers that the node has ready. They come from the node's threads, so tokio
-/// queues them apart and looks there at every 61st turn unless told otherwise: with
-/// thousands of refusals to make, answers then wait for most of a second.
-const TURNS_BEFORE_ANSWERS: u32 = 2;
-
 /// The threads that serve clients. They end with it, in the background: it may go
 /// where nobody may wait.
 pub struct Clients(Option<Runtime>);
@@ -74,7 +68,6 @@ impl Clients {
     pub fn new() -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .thread_name("clients")
-            .global_queue_interval(TURNS_BEFORE_ANSWERS)
             .enable_all()
             .build()?;
         Ok(Clients(Some(runtime)))
