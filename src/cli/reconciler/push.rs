@@ -21,6 +21,10 @@ Examples:
   kinfold reconciler push my_merge.wasm --name my-merge
   kinfold table set wishes --reconciler my-merge";
 
+/// How long an upload may take, in milliseconds: the node checks the laws before it
+/// answers, which is seconds, and on a busy machine many of them.
+const PATIENCE_MS: u64 = 180_000;
+
 #[derive(Args, Debug)]
 pub struct PushArgs {
     /// The module: a WebAssembly component, or a core module that carries its type
@@ -35,7 +39,7 @@ pub struct PushArgs {
 
 pub async fn run(common: &Common, args: PushArgs) -> Result<(), CliError> {
     let output = common.output();
-    let client = common.client()?;
+    let client = common.client_for(Some(PATIENCE_MS))?;
     let name = match args.name {
         Some(name) => name,
         None => name_from(&args.file)?,
@@ -47,7 +51,7 @@ pub async fn run(common: &Common, args: PushArgs) -> Result<(), CliError> {
     }
     let reply = client.send(request).await?;
     if reply.problem().code == "law_violated" {
-        return Err(unlawful(&output, &reply, &name)?);
+        return Err(unlawful(&output, &reply, &name, &args.file)?);
     }
     let answer: Value = expect_success(reply)?.json()?;
     if output.json {
@@ -72,12 +76,14 @@ fn name_from(file: &Path) -> Result<String, CliError> {
 
 /// Shows a counterexample, which is too large for the line that an error has,
 /// and is what the module's author came for.
-fn unlawful(output: &Output, reply: &Reply, name: &str) -> Result<CliError, CliError> {
+fn unlawful(output: &Output, reply: &Reply, name: &str, file: &Path) -> Result<CliError, CliError> {
     let problem: Value = reply.json()?;
     if output.json {
         output.json(&problem)?;
     } else {
-        output.line(&cell(&problem["detail"]))?;
+        // The node does not know what the file is called here.
+        let command = format!("check {}", file.display());
+        output.line(&cell(&problem["detail"]).replacen("check FILE", &command, 1))?;
     }
     Ok(CliError::Unlawful {
         module: name.to_owned(),
