@@ -52,6 +52,23 @@ impl Clock for SystemClock {
     }
 }
 
+/// How long something takes, where no decision of the protocol hangs on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts it.
+    #[allow(clippy::disallowed_methods)]
+    pub fn start() -> Self {
+        Stopwatch(Instant::now())
+    }
+
+    /// Microseconds since it was started.
+    pub fn elapsed_us(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
 /// A clock that stands still until it is moved.
 #[derive(Clone, Default)]
 pub struct ManualClock {

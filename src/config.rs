@@ -52,6 +52,7 @@ pub struct Config {
     pub node: NodeConfig,
     pub cluster: ClusterConfig,
     pub sandbox: SandboxConfig,
+    pub serving: ServingConfig,
     /// Tables to propose to the cluster, by name.
     pub tables: BTreeMap<Arc<str>, TableDefinition>,
 }
@@ -183,6 +184,30 @@ impl Default for SandboxConfig {
     }
 }
 
+/// The `[serving]` section.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServingConfig {
+    /// How many threads serve clients and peers; 0 is one for every two cores. What
+    /// one thread does alone it need not hand to another, so fewer cost less for each
+    /// request, and more carry more of them.
+    pub threads: u32,
+}
+
+/// The most threads that may serve.
+pub const MAX_SERVING_THREADS: u32 = 64;
+
+impl ServingConfig {
+    /// How many threads that makes on this machine.
+    pub fn thread_count(&self) -> usize {
+        if self.threads > 0 {
+            return self.threads as usize;
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        (cores / 2).clamp(1, MAX_SERVING_THREADS as usize)
+    }
+}
+
 /// The `[node]` section as someone wrote it: in the file, or in flags and
 /// `KINFOLD_…` variables. What is none was not said.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -254,6 +279,7 @@ struct File {
     node: NodeSettings,
     cluster: ClusterConfig,
     sandbox: SandboxConfig,
+    serving: ServingConfig,
     tables: BTreeMap<String, TableSpec>,
 }
 
@@ -346,6 +372,10 @@ fn check(file: File, overrides: NodeSettings) -> Result<Config, Fault> {
     let node = check_node(overrides.or(file.node))?;
     check_cluster(&file.cluster)?;
     check_sandbox(&file.sandbox)?;
+    if file.serving.threads > MAX_SERVING_THREADS {
+        let reason = format!("must be at most {MAX_SERVING_THREADS}");
+        return Err(fault(&["serving", "threads"], reason));
+    }
     if file.tables.len() > MAX_TABLES {
         return Err(fault(
             &["tables"],
@@ -372,6 +402,7 @@ fn check(file: File, overrides: NodeSettings) -> Result<Config, Fault> {
         node,
         cluster: file.cluster,
         sandbox: file.sandbox,
+        serving: file.serving,
         tables,
     })
 }

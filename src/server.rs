@@ -39,7 +39,7 @@ use crate::transport::Deliver;
 use crate::transport::codec::WIRE_VERSIONS;
 use crate::transport::http::{self, HttpTransport};
 
-use self::connections::Clients;
+use self::connections::Serving;
 pub use self::connections::{MAX_CONNECTIONS, MAX_STALL};
 
 /// How long requests in hand may take once the server was told to stop.
@@ -256,9 +256,10 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
     };
     let node = Node::new(config.node.name.clone(), machine, ports);
     let receiver = Arc::downgrade(&node);
-    let deliver: Deliver = Arc::new(move |input: Input| {
+    let deliver: Deliver = Arc::new(move |inputs: &mut Vec<Input>| {
+        let inputs = inputs.drain(..);
         if let Some(node) = receiver.upgrade() {
-            node.step(input);
+            node.step_all(inputs);
         }
     });
     let identity = http::Identity::new(&config.node.name, &address);
@@ -296,6 +297,16 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
 pub async fn run(
     config: Config,
     listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let serving = Serving::new(config.serving.thread_count()).context("threads to serve on")?;
+    let running = serving.handle().spawn(serve(config, listener, shutdown));
+    running.await.context("the node's threads")?
+}
+
+async fn serve(
+    config: Config,
+    listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let parts = start(&config, &listener).await?;
@@ -315,20 +326,14 @@ pub async fn run(
         Box::pin(std::future::ready(response))
     });
     let api = Arc::new(Api::new(node.clone(), metrics, clock, peer));
-    let clients = Clients::new().context("threads for clients")?;
-    let listener = {
-        let _there = clients.handle().enter();
-        tokio::net::TcpListener::from_std(listener).context("the listener")?
-    };
+    let listener = tokio::net::TcpListener::from_std(listener).context("the listener")?;
     let (stop, stopped) = watch::channel(false);
     let (close, closed) = oneshot::channel::<()>();
     let closed = async move {
         // A sender that is gone means the same as a word from it.
         let _gone = closed.await;
     };
-    let accepting = clients
-        .handle()
-        .spawn(connections::serve(listener, api, stopped, closed));
+    let accepting = tokio::spawn(connections::serve(listener, api, stopped, closed));
     shutdown.await;
     drop(close);
     accepting.await.context("accepting connections")?;

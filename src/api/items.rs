@@ -316,7 +316,7 @@ fn represent(target: &Target, request: &HeaderMap, told: Told, done: Done) -> An
             Err(match context {
                 Some(context) => {
                     let token = token::of_read(&target.key, &context);
-                    problem.with(headers::CONTEXT, token::header(&token))
+                    problem.with(headers::CONTEXT, token::header(token))
                 }
                 None => problem,
             })
@@ -341,7 +341,7 @@ fn put_token(response: &mut Response<Body>, token: Option<String>) {
     if let Some(token) = token {
         response
             .headers_mut()
-            .insert(headers::CONTEXT, token::header(&token));
+            .insert(headers::CONTEXT, token::header(token));
     }
 }
 
@@ -400,12 +400,12 @@ fn represent_siblings(
             Code::NotAcceptable,
             "the item has siblings, which are shown as application/json or multipart/mixed",
         )
-        .with(headers::CONTEXT, token::header(&token))
+        .with(headers::CONTEXT, token::header(token))
         .with(headers::SIBLINGS, HeaderValue::from(set.len())));
     };
     let mut response = Response::new(Body::default());
     let fields = response.headers_mut();
-    fields.insert(headers::CONTEXT, token::header(&token));
+    fields.insert(headers::CONTEXT, token::header(token.clone()));
     fields.insert(headers::SIBLINGS, HeaderValue::from(set.len()));
     fields.insert(VARY, HeaderValue::from_static("Accept"));
     if let Some(reason) = reason {
@@ -435,6 +435,8 @@ fn represent_siblings(
     Ok(response)
 }
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// A strong entity tag: equal states, made into a representation by one module
 /// and in one form, are equal bytes.
 fn entity_tag(state: &[u8; 16], made_by: Option<Digest>, form: &str) -> HeaderValue {
@@ -442,12 +444,15 @@ fn entity_tag(state: &[u8; 16], made_by: Option<Digest>, form: &str) -> HeaderVa
     hash.update(state);
     hash.update(made_by.map_or([0; 32], |digest| digest.0));
     hash.update(form.as_bytes());
-    let mut text = String::from("\"");
+    let mut text = Vec::with_capacity(2 + 2 * 16);
+    text.push(b'"');
     for byte in &hash.finalize()[..16] {
-        text.push_str(&format!("{byte:02x}"));
+        text.push(HEX[usize::from(byte >> 4)]);
+        text.push(HEX[usize::from(byte & 15)]);
     }
-    text.push('"');
-    HeaderValue::from_str(&text).expect("hex digits in quotes are visible ASCII")
+    text.push(b'"');
+    HeaderValue::from_maybe_shared(Bytes::from(text))
+        .expect("hex digits in quotes are visible ASCII")
 }
 
 /// Whether `If-None-Match` names this tag (RFC 9110, section 13.1.2). The

@@ -46,6 +46,7 @@ pub mod tables;
 mod tests;
 pub mod token;
 
+use std::fmt::Write;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -88,6 +89,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// The longest request id that is taken over from a client, in bytes: it is
 /// written to every line of the log.
 const MAX_REQUEST_ID_BYTES: usize = 128;
+/// A u64 in decimal.
+const MAX_NUMBER_DIGITS: usize = 20;
 /// How often the log tells of requests that were refused for want of room: a line
 /// for each would cost more than the refusal.
 const TELL_REFUSED_MS: u64 = 1_000;
@@ -112,8 +115,8 @@ pub struct Api<S> {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     peer: PeerHandler,
-    /// Tells the request ids of this run from those of the last.
-    started_us: u64,
+    /// Tells the request ids of this node, in this run, from all others.
+    id_prefix: String,
     requests: AtomicU64,
     gate: Gate,
     /// What is said when there is no room, made once: saying it has to cost next
@@ -165,13 +168,13 @@ impl<S: Service> Api<S> {
         clock: Arc<dyn Clock>,
         peer: PeerHandler,
     ) -> Self {
-        let started_us = clock.now().wall_us;
+        let id_prefix = format!("{}-{:x}-", service.name(), clock.now().wall_us);
         Api {
             service,
             metrics,
             clock,
             peer,
-            started_us,
+            id_prefix,
             requests: AtomicU64::new(0),
             gate: Gate::new(std::thread::available_parallelism().map_or(1, usize::from)),
             no_room: Problem::new(
@@ -192,16 +195,25 @@ impl<S: Service> Api<S> {
         }
         let id = self.request_id(&request);
         let method = request.method().clone();
-        let path = path::shorten(request.uri().path()).to_owned();
-        // As loud as what is logged inside it: a filter that lets a warning
-        // through must not drop the id of the request that it is about.
-        let span = tracing::error_span!("request", id = %id, %method, %path);
-        let (resource, kind) = match route::find(request.uri().path()) {
+        let uri = request.uri().clone();
+        let path = || path::shorten(uri.path());
+        let id_text = || id.to_str().unwrap_or("?");
+        let (resource, kind) = match route::find(uri.path()) {
             Some((resource, captured)) => {
                 let kind = resource.kind(&method);
                 (Some((resource, captured)), kind)
             }
             None => (None, "unknown"),
+        };
+        // As loud as what is logged inside it: a filter that lets a warning through
+        // must not drop the id of the request that it is about. Requests for items
+        // log nothing on their way unless every one of them is to be followed, and
+        // they are too many to pay for words that nobody reads.
+        let is_item = matches!(resource, Some((Resource::Items, _)));
+        let span = if is_item && !tracing::enabled!(tracing::Level::DEBUG) {
+            tracing::Span::none()
+        } else {
+            tracing::error_span!("request", id = %id_text(), %method, path = %path())
         };
         let is_probe = matches!(resource, Some((Resource::Ready, _)));
         self.metrics.request_started();
@@ -227,7 +239,12 @@ impl<S: Service> Api<S> {
             // refusal for want of room is told with all others of its second.
             let is_event = status.is_server_error() && !is_probe;
             if is_event && code != OVERLOADED {
-                tracing::warn!(status = status.as_u16(), code, "answered");
+                if span.is_none() {
+                    let status = status.as_u16();
+                    tracing::warn!(id = %id_text(), %method, path = %path(), status, code, "answered");
+                } else {
+                    tracing::warn!(status = status.as_u16(), code, "answered");
+                }
             } else {
                 tracing::debug!(status = status.as_u16(), code, "answered");
             }
@@ -237,7 +254,7 @@ impl<S: Service> Api<S> {
         }
         response
             .headers_mut()
-            .insert(headers::REQUEST_ID, id_header(&id));
+            .insert(headers::REQUEST_ID, id);
         response
     }
 
@@ -273,7 +290,7 @@ impl<S: Service> Api<S> {
         let mut response = self.no_room.clone();
         response
             .headers_mut()
-            .insert(headers::REQUEST_ID, id_header(&id));
+            .insert(headers::REQUEST_ID, id);
         response.map(Sent::from)
     }
 
@@ -374,29 +391,22 @@ impl<S: Service> Api<S> {
     }
 
     /// The client's own id if it is a sane one, else a fresh one.
-    fn request_id(&self, request: &Request<Incoming>) -> String {
-        let given = request
-            .headers()
-            .get(headers::REQUEST_ID)
-            .and_then(|value| value.to_str().ok())
-            .filter(|id| (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()))
-            .filter(|id| {
-                id.bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte))
-            });
-        match given {
-            Some(id) => id.to_owned(),
-            None => {
-                let number = self.requests.fetch_add(1, Ordering::Relaxed);
-                let name = self.service.name();
-                format!("{name}-{:x}-{number}", self.started_us)
-            }
+    fn request_id(&self, request: &Request<Incoming>) -> HeaderValue {
+        let given = request.headers().get(headers::REQUEST_ID);
+        let sane = given.filter(|id| {
+            let mut bytes = id.as_bytes().iter();
+            (1..=MAX_REQUEST_ID_BYTES).contains(&id.len())
+                && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte))
+        });
+        if let Some(id) = sane {
+            return id.clone();
         }
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let mut id = String::with_capacity(self.id_prefix.len() + MAX_NUMBER_DIGITS);
+        write!(id, "{}{number}", self.id_prefix).expect("writing to a String does not fail");
+        // Names are letters, digits, dots, hyphens and underscores.
+        HeaderValue::from_maybe_shared(Bytes::from(id)).unwrap_or(HeaderValue::from_static("?"))
     }
-}
-
-fn id_header(id: &str) -> HeaderValue {
-    headers::text(id)
 }
 
 /// Refuses every method but these. HEAD goes with GET: hyper leaves out the body.

@@ -89,8 +89,8 @@ pub fn of_write(key: &ItemKey, context: &Context) -> String {
 }
 
 /// A token as a header.
-pub fn header(token: &str) -> HeaderValue {
-    HeaderValue::from_str(token).expect("base64url is visible ASCII")
+pub fn header(token: impl Into<bytes::Bytes>) -> HeaderValue {
+    HeaderValue::from_maybe_shared(token.into()).expect("base64url is visible ASCII")
 }
 
 /// The context in a token for this item; else what is wrong with it.

@@ -154,7 +154,7 @@ impl Node {
             let (result, effects) = decision(&mut machine, now);
             (result, effects, machine.record())
         };
-        self.carry_out(effects);
+        self.perform(effects);
         let request = StoreRequest::PutMeta {
             name: MEMBERSHIP_RECORD,
             bytes: record.into(),

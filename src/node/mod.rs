@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 pub use admin::{AdminError, Upload};
 pub use views::{ClusterView, MemberView, PreferenceView, RingView, TransferView};
@@ -97,6 +97,7 @@ pub struct Node {
     ports: Ports,
     /// Set once, right after the node is made: the transport delivers to it.
     transport: OnceLock<Arc<dyn Transport>>,
+    inbox: Arc<Inbox>,
     /// Requests whose clients wait.
     waiting: Mutex<HashMap<RequestId, oneshot::Sender<Response>>>,
     /// Operators who wait for their change to be taken.
@@ -122,6 +123,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What came from other threads and was not taken in yet, in the order in which it
+/// came. As much as the store and the sandbox have in hand, which is bounded there.
+#[derive(Default)]
+struct Inbox {
+    waiting: Mutex<Vec<Input>>,
+    arrived: Notify,
+}
+
+/// Takes in what other threads bring, until the node is dropped.
+async fn take_in(inbox: Arc<Inbox>, node: Weak<Node>) {
+    let mut inputs = Vec::new();
+    loop {
+        inbox.arrived.notified().await;
+        let Some(node) = node.upgrade() else { return };
+        std::mem::swap(&mut *lock(&inbox.waiting), &mut inputs);
+        node.step_all(inputs.drain(..));
+    }
+}
+
 impl Node {
     /// A node with this machine, on the present runtime. Its first effects wait
     /// for [`Node::start`].
@@ -134,6 +154,7 @@ impl Node {
             machine: Mutex::new(machine),
             ports,
             transport: OnceLock::new(),
+            inbox: Arc::default(),
             waiting: Mutex::default(),
             publishing: Mutex::default(),
             surveys: Mutex::default(),
@@ -159,9 +180,10 @@ impl Node {
     ) {
         let fresh = self.transport.set(transport).is_ok();
         assert!(fresh, "a node is started once");
-        self.carry_out(first);
+        self.perform(first);
         let held = self.ports.modules.held();
         self.step(Input::ModulesHeld { digests: held });
+        tokio::spawn(take_in(self.inbox.clone(), self.this.clone()));
         let node = self.this.clone();
         tokio::spawn(async move {
             let mut told = false;
@@ -202,19 +224,52 @@ impl Node {
         self.this.upgrade().expect("whoever calls holds the node")
     }
 
-    /// Hands an input to the machine and carries out what it wants.
+    /// Hands an input to the machine and carries out what it wants, and what it
+    /// wants when it hears what the store knows at once.
     pub fn step(&self, input: Input) {
-        let effects = {
-            let mut machine = lock(&self.machine);
-            // Read under the lock: the machine's time must not run backwards.
-            let now = self.ports.clock.now();
-            machine.step(now, input)
-        };
-        self.carry_out(effects);
+        self.step_all([input]);
     }
 
-    fn carry_out(&self, effects: Vec<Effect>) {
-        for effect in effects {
+    /// The same of several, in order.
+    pub fn step_all(&self, inputs: impl IntoIterator<Item = Input>) {
+        let mut effects = Vec::new();
+        self.advance(inputs, &mut effects);
+        self.perform(effects);
+    }
+
+    fn advance(&self, inputs: impl IntoIterator<Item = Input>, effects: &mut Vec<Effect>) {
+        let mut machine = lock(&self.machine);
+        // Read under the lock: the machine's time must not run backwards.
+        let now = self.ports.clock.now();
+        machine.step_all(now, inputs, effects);
+    }
+
+    /// Carries out effects, and those of what comes of them at once.
+    fn perform(&self, mut effects: Vec<Effect>) {
+        let mut known = Vec::new();
+        self.carry_out(&mut effects, &mut known);
+        while !known.is_empty() {
+            self.advance(known.drain(..), &mut effects);
+            self.carry_out(&mut effects, &mut known);
+        }
+    }
+
+    /// Has an input taken in by the node's own task, with all others that come
+    /// meanwhile: a thread of the store's that stepped the machine itself would
+    /// wait for it, and wake somebody for every message that comes of it.
+    fn step_soon(&self, input: Input) {
+        let mut waiting = lock(&self.inbox.waiting);
+        let is_first = waiting.is_empty();
+        waiting.push(input);
+        drop(waiting);
+        if is_first {
+            self.inbox.arrived.notify_one();
+        }
+    }
+
+    /// Carries out effects; what the store answers at once is left in `known`.
+    fn carry_out(&self, effects: &mut Vec<Effect>, known: &mut Vec<Input>) {
+        for effect in effects.drain(..) {
             match effect {
                 Effect::Send {
                     to,
@@ -227,14 +282,22 @@ impl Node {
                     self.transport().contact(&address, message);
                 }
                 Effect::Store { job, request } => {
-                    let node = self.arc();
-                    let done = move |reply: Result<StoreReply, StoreError>| {
-                        if let Err(error) = &reply
+                    let tell = |reply: &Result<StoreReply, StoreError>| {
+                        if let Err(error) = reply
                             && *error != StoreError::Overloaded
                         {
                             tracing::error!(%error, "the store could not do what was asked");
                         }
-                        node.step(Input::Stored { job, reply });
+                    };
+                    if let Some(reply) = self.ports.store.read_now(&request) {
+                        tell(&reply);
+                        known.push(Input::Stored { job, reply });
+                        continue;
+                    }
+                    let node = self.arc();
+                    let done = move |reply: Result<StoreReply, StoreError>| {
+                        tell(&reply);
+                        node.step_soon(Input::Stored { job, reply });
                     };
                     self.ports.store.submit(request, Box::new(done));
                 }
@@ -245,7 +308,7 @@ impl Node {
                         let time_us = node.ports.clock.now().wall_us.saturating_sub(begun_us);
                         node.ports.metrics.fold_finished(time_us as f64 / 1e6);
                         let cost = GuestCost { fuel, time_us };
-                        node.step(Input::Guest { job, reply, cost });
+                        node.step_soon(Input::Guest { job, reply, cost });
                     };
                     self.ports.guests.submit(request, Box::new(done));
                 }

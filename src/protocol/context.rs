@@ -10,12 +10,11 @@
 //! none lies next to its vector), so equal contexts are equal bytes; keeping the
 //! newest `k` actors of a join is itself a join, so replicas that truncate agree.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::dot::{Actor, Dot};
 use super::sabotage::{Variant, broken};
+use super::sorted::SortedMap;
 
 /// What was seen of one actor.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, Hash)]
@@ -53,15 +52,24 @@ impl Seen {
         }
     }
 
-    fn join(&mut self, other: &Seen) {
+    /// Returns whether anything changed here.
+    fn join(&mut self, other: &Seen) -> bool {
+        let mut changed =
+            other.newest_us > self.newest_us || other.contiguous > self.contiguous;
         self.newest_us = self.newest_us.max(other.newest_us);
         self.contiguous = self.contiguous.max(other.contiguous);
-        if !other.beyond.is_empty() {
-            self.beyond.extend_from_slice(&other.beyond);
-            self.beyond.sort_unstable();
-            self.beyond.dedup();
+        for counter in &other.beyond {
+            if *counter > self.contiguous
+                && let Err(place) = self.beyond.binary_search(counter)
+            {
+                self.beyond.insert(place, *counter);
+                changed = true;
+            }
         }
-        self.compact();
+        if changed {
+            self.compact();
+        }
+        changed
     }
 
     /// Moves what has become contiguous out of the cloud.
@@ -95,7 +103,7 @@ impl Seen {
 /// A causal context: a set of dots, compactly.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 pub struct Context {
-    seen: BTreeMap<Actor, Seen>,
+    seen: SortedMap<Actor, Seen>,
 }
 
 impl Context {
@@ -118,21 +126,24 @@ impl Context {
 
     /// Adds one write, made at `written_at_us`.
     pub fn add(&mut self, dot: Dot, written_at_us: u64) {
-        let seen = self.seen.entry(dot.actor).or_default();
+        let seen = self.seen.get_or_default(dot.actor);
         seen.add(dot.counter);
         seen.newest_us = seen.newest_us.max(written_at_us);
     }
 
-    /// Adds all that `other` has seen.
-    pub fn join(&mut self, other: &Context) {
-        for (actor, theirs) in &other.seen {
+    /// Adds all that `other` has seen. Returns whether any of it was new here.
+    pub fn join(&mut self, other: &Context) -> bool {
+        let mut changed = false;
+        for (actor, theirs) in other.seen.iter() {
             match self.seen.get_mut(actor) {
-                Some(mine) => mine.join(theirs),
+                Some(mine) => changed |= mine.join(theirs),
                 None => {
                     self.seen.insert(*actor, theirs.clone());
+                    changed = true;
                 }
             }
         }
+        changed
     }
 
     /// The highest counter of the actor that was seen, 0 when none was.

@@ -264,6 +264,9 @@ pub enum StoreRequest {
     /// How many hints name an item of this partition. Takes its turn among the
     /// changes.
     CountHintsOf { partition: Partition },
+    /// Reads no more of one row than the hash of its state: what a replica is asked
+    /// whose value nobody needs. The row's checksum is verified all the same.
+    ReadState { partition: Partition, key: ItemKey },
 }
 
 /// What the store answers.
@@ -291,6 +294,8 @@ pub enum StoreReply {
     /// What was asked is done, and these rows went by it.
     Dropped(Vec<LeafChange>),
     Done,
+    /// The hash of a row's state; none when there is no row.
+    State(Option<StateHash>),
 }
 
 /// A row as the Merkle trees see it.

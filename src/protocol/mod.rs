@@ -107,5 +107,6 @@ pub mod ring;
 mod rows;
 pub mod sabotage;
 pub mod siblings;
+pub mod sorted;
 pub mod time;
 pub mod trees;

@@ -12,7 +12,6 @@
 //! may, when an actor that was forgotten long ago still has a live version on a
 //! replica that was away; it never loses a live one.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,6 +22,7 @@ use sha2::{Digest, Sha256};
 use super::context::Context;
 use super::dot::{Actor, Dot};
 use super::sabotage::{Variant, broken};
+use super::sorted::SortedMap;
 
 /// One version of an item.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -66,11 +66,23 @@ impl fmt::Display for StateHash {
     }
 }
 
+/// States up to this size, which nearly all are, are hashed without room on the heap.
+const SMALL_STATE_BYTES: usize = 512;
+
+/// The dots of a set's versions, as a sequence.
+struct Dots<'a>(&'a SortedMap<Dot, Version>);
+
+impl Serialize for Dots<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.keys())
+    }
+}
+
 /// An item's state: the versions that live, and everything that was seen.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SiblingSet {
     context: Context,
-    siblings: BTreeMap<Dot, Version>,
+    siblings: SortedMap<Dot, Version>,
 }
 
 impl SiblingSet {
@@ -84,7 +96,7 @@ impl SiblingSet {
     pub fn delta(client: &Context, dot: Dot, version: Version) -> Self {
         let mut set = SiblingSet {
             context: client.clone(),
-            siblings: BTreeMap::new(),
+            siblings: SortedMap::new(),
         };
         set.context.add(dot, version.written_at_us);
         set.siblings.insert(dot, version);
@@ -128,13 +140,18 @@ impl SiblingSet {
 
     /// The identity of this state.
     pub fn hash(&self) -> StateHash {
-        let mut hash = Sha256::new();
-        let dots: Vec<&Dot> = self.siblings.keys().collect();
-        let bytes = postcard::to_stdvec(&(&self.context, dots))
-            .expect("contexts and dots always encode into memory");
-        hash.update(&bytes);
+        let hashed = (&self.context, Dots(&self.siblings));
+        let mut small = [0; SMALL_STATE_BYTES];
+        let hash = match postcard::to_slice(&hashed, &mut small) {
+            Ok(bytes) => Sha256::digest(bytes),
+            Err(_) => {
+                let bytes = postcard::to_stdvec(&hashed)
+                    .expect("contexts and dots always encode into memory");
+                Sha256::digest(&bytes)
+            }
+        };
         let mut first = [0; 16];
-        first.copy_from_slice(&hash.finalize()[..16]);
+        first.copy_from_slice(&hash[..16]);
         StateHash(first)
     }
 
@@ -163,7 +180,6 @@ impl SiblingSet {
     /// A version lives if both sides hold it, or if one holds it and the other
     /// has not seen it. Returns whether anything changed here.
     pub fn sync(&mut self, other: &SiblingSet) -> bool {
-        let context_before = self.context.clone();
         let count_before = self.siblings.len();
         self.siblings.retain(|dot, _| {
             other.siblings.contains_key(dot)
@@ -171,14 +187,13 @@ impl SiblingSet {
                 || broken(Variant::SyncKeepsDominated)
         });
         let mut changed = self.siblings.len() != count_before;
-        for (dot, version) in &other.siblings {
-            if !self.siblings.contains_key(dot) && !context_before.covers(*dot) {
+        for (dot, version) in other.siblings.iter() {
+            if !self.siblings.contains_key(dot) && !self.context.covers(*dot) {
                 self.siblings.insert(*dot, version.clone());
                 changed = true;
             }
         }
-        self.context.join(&other.context);
-        changed || self.context != context_before
+        self.context.join(&other.context) || changed
     }
 
     /// Forgets the oldest actors of a long context; see [`Context::truncate`].
@@ -187,8 +202,7 @@ impl SiblingSet {
         let lives = |actor: Actor| {
             let first = Dot { actor, counter: 0 };
             siblings
-                .range(first..)
-                .next()
+                .first_from(&first)
                 .is_some_and(|(dot, _)| dot.actor == actor)
         };
         self.context.truncate(max_actors, lives);

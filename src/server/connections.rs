@@ -9,11 +9,7 @@
 //! answer for [`MAX_STALL`] loses its connection, because the answer is held in
 //! memory until then.
 //!
-//! Clients have a runtime of their own ([`Clients`]). Thousands of them that are
-//! told to come again would otherwise stand in one queue with the messages of
-//! peers, of which every request takes four: each would wait for all of them, four
-//! times, and next to nothing would get done. The system shares the cores fairly
-//! between the two.
+//! Everything that a node serves, it serves on threads of its own ([`Serving`]).
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -59,18 +55,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// whether its write was stored.
 pub const LINGER: Duration = Duration::from_millis(250);
 
-/// The threads that serve clients. They end with it, in the background: it may go
-/// where nobody may wait.
-pub struct Clients(Option<Runtime>);
+/// The threads that serve clients and peers. They end with it, in the background: it
+/// may go where nobody may wait.
+///
+/// They are few: what clients, peers and the machine have to do with each other for
+/// one request is a dozen small steps, and each that is handed to another thread
+/// costs more than the step itself.
+pub struct Serving(Option<Runtime>);
 
-impl Clients {
-    /// As many threads as there are cores.
-    pub fn new() -> io::Result<Self> {
+impl Serving {
+    /// So many threads.
+    pub fn new(threads: usize) -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
-            .thread_name("clients")
+            .worker_threads(threads)
+            .thread_name("serving")
             .enable_all()
             .build()?;
-        Ok(Clients(Some(runtime)))
+        Ok(Serving(Some(runtime)))
     }
 
     /// What is spawned on it runs on these threads.
@@ -79,7 +80,7 @@ impl Clients {
     }
 }
 
-impl Drop for Clients {
+impl Drop for Serving {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();

@@ -181,6 +181,7 @@ impl World {
         let in_ms = self.below(self.settings.commit_max_ms + 1) * slowness;
         let event = match request {
             StoreRequest::Read { .. }
+            | StoreRequest::ReadState { .. }
             | StoreRequest::Hints { .. }
             | StoreRequest::CountHints
             | StoreRequest::Leaves { .. }

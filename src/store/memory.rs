@@ -194,6 +194,11 @@ impl State {
                 let row = sound_or_corrupt(kept, &key, damaged)?;
                 return Ok(StoreReply::Row(row.map(|kept| kept.row.clone())));
             }
+            StoreRequest::ReadState { partition, key } => {
+                let kept = stored.rows.get(&(partition, key.clone()));
+                let row = sound_or_corrupt(kept, &key, damaged)?;
+                return Ok(StoreReply::State(row.map(|kept| kept.row.set.hash())));
+            }
             StoreRequest::Hints { target, limit } => {
                 return Ok(StoreReply::Hints(stored.hints_for(target, limit, damaged)));
             }

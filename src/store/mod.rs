@@ -34,6 +34,13 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Overloaded`] at once.
     fn submit(&self, request: StoreRequest, done: Done);
 
+    /// Answers a read of one row ([`StoreRequest::Read`], [`StoreRequest::ReadState`])
+    /// on the calling thread, where the store thinks that quicker than handing it to
+    /// another one. None: submit it.
+    fn read_now(&self, _request: &StoreRequest) -> Option<Result<StoreReply, StoreError>> {
+        None
+    }
+
     /// A number that changes whenever the store may have forgotten something:
     /// drawn when the store is made, and again after an unclean end under a
     /// durability that may lose commits.

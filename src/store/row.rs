@@ -25,8 +25,6 @@
 //!
 //! [`SiblingSet::hash`]: crate::protocol::siblings::SiblingSet::hash
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
 use crate::protocol::context::Context;
@@ -35,6 +33,7 @@ use crate::protocol::effect::StoreError;
 use crate::protocol::id::ItemKey;
 use crate::protocol::replica::{Minted, Row};
 use crate::protocol::siblings::{SiblingSet, StateHash};
+use crate::protocol::sorted::SortedMap;
 
 /// The version that this code writes, and the newest that it reads.
 const VERSION: u8 = 1;
@@ -130,6 +129,12 @@ pub fn decode(key: &ItemKey, bytes: &[u8]) -> Result<Row, Damage> {
     decode_with_state(key, bytes).map(|(row, _)| row)
 }
 
+/// Reads of the row of the item `key` no more than the hash of its state. The
+/// checksum is that of all of it.
+pub fn state(key: &ItemKey, bytes: &[u8]) -> Result<StateHash, Damage> {
+    open(key, bytes).map(|(state, _)| state)
+}
+
 /// Reads the row of the item `key`, and the hash of its state from its header.
 pub fn decode_with_state(key: &ItemKey, bytes: &[u8]) -> Result<(Row, StateHash), Damage> {
     let (state, rest) = open(key, bytes)?;
@@ -180,7 +185,7 @@ struct RowInPlace<'a> {
 struct SetInPlace<'a> {
     context: Context,
     #[serde(borrow)]
-    siblings: BTreeMap<Dot, VersionInPlace<'a>>,
+    siblings: SortedMap<Dot, VersionInPlace<'a>>,
 }
 
 #[derive(Deserialize)]

@@ -128,6 +128,26 @@ pub fn frame_bytes(message: &Message) -> usize {
         .expect("messages hold nothing that postcard cannot encode")
 }
 
+/// About how long the message's frame is, and no less: what a queue counts for it.
+/// The messages that a request sends are not walked through for it.
+pub fn room_for(message: &Message) -> usize {
+    match message {
+        Message::Read { key, .. } => MAX_SMALL_FRAME_BYTES + key.as_bytes().len(),
+        Message::ReadAnswer {
+            answer: Ok(ReadAnswer::Hash { .. }),
+            ..
+        }
+        | Message::WriteAnswer { answer: Ok(()), .. }
+        | Message::Probe { .. }
+        | Message::ProbeAnswer { .. } => MAX_SMALL_FRAME_BYTES,
+        other => frame_bytes(other),
+    }
+}
+
+/// The largest frame of a message of numbers only: five of ten bytes at most, and a
+/// hash.
+const MAX_SMALL_FRAME_BYTES: usize = HEADER_BYTES + 5 * 10 + 16;
+
 /// Appends the message's frame to the buffer, or leaves the buffer as it was.
 pub fn encode(message: &Message, buffer: &mut BytesMut) -> Result<(), FrameError> {
     let start = buffer.len();
@@ -306,6 +326,7 @@ mod tests {
             let before = buffer.len();
             encode(message, &mut buffer).expect("the samples are small");
             assert_eq!(buffer.len() - before, frame_bytes(message));
+            assert!(buffer.len() - before <= room_for(message));
         }
         buffer
     }

@@ -290,7 +290,7 @@ impl Shared {
 
     /// Queues a message at the link to this address, or refuses it.
     fn post(self: &Arc<Self>, to: Option<NodeId>, address: &Address, message: Message) {
-        let bytes = codec::frame_bytes(&message);
+        let bytes = codec::room_for(&message);
         let mut letter = Letter { to, message, bytes };
         if bytes > codec::HEADER_BYTES + codec::MAX_FRAME_BYTES {
             warn!(%address, ?to, bytes, "a message is too large to send");
@@ -369,7 +369,7 @@ impl Shared {
 
     /// Gives a message back from a task.
     fn give_back(&self, letter: Letter) {
-        (self.deliver)(undelivered(letter, false));
+        (self.deliver)(&mut vec![undelivered(letter, false)]);
     }
 }
 
@@ -388,9 +388,7 @@ async fn give_back_refused(shared: Arc<Shared>) {
             () = shared.refused_some.notified() => {}
             () = shared.closing() => return,
         }
-        let refused = std::mem::take(&mut *lock(&shared.refused));
-        for input in refused {
-            (shared.deliver)(input);
-        }
+        let mut refused = std::mem::take(&mut *lock(&shared.refused));
+        (shared.deliver)(&mut refused);
     }
 }

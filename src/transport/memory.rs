@@ -127,7 +127,7 @@ impl MemoryNetwork {
             .collect();
         drop(state);
         for deliver in told {
-            deliver(Input::Disconnected { peer: gone.node });
+            deliver(&mut vec![Input::Disconnected { peer: gone.node }]);
         }
     }
 
@@ -142,7 +142,7 @@ impl MemoryNetwork {
         let peer = state.nodes.get(to).map(|node| node.node);
         drop(state);
         if let (Some(deliver), Some(peer)) = (sender, peer) {
-            deliver(Input::Disconnected { peer });
+            deliver(&mut vec![Input::Disconnected { peer }]);
         }
     }
 
@@ -169,10 +169,8 @@ impl MemoryNetwork {
                     .connected
                     .insert((parcel.from_address, parcel.to_address));
                 drop(state);
-                deliver(Input::Peer {
-                    from: parcel.from,
-                    message,
-                });
+                let from = parcel.from;
+                deliver(&mut vec![Input::Peer { from, message }]);
             }
             (freight, _) => {
                 let overloaded = matches!(freight, Freight::Refused(_));
@@ -196,11 +194,12 @@ impl MemoryNetwork {
         let deliver = sender.map(|node| node.deliver.clone());
         drop(state);
         if let (Some(deliver), Some(to)) = (deliver, parcel.to) {
-            deliver(Input::Undelivered {
+            let message = parcel.message();
+            deliver(&mut vec![Input::Undelivered {
                 to,
-                message: parcel.message(),
+                message,
                 overloaded,
-            });
+            }]);
         }
     }
 
@@ -279,7 +278,8 @@ mod tests {
     fn attach(network: &MemoryNetwork, name: &str) -> (MemoryTransport, Inbox) {
         let inbox = Inbox::default();
         let sink = inbox.clone();
-        let deliver: Deliver = Arc::new(move |input| sink.lock().expect("whole").push(input));
+        let deliver: Deliver =
+            Arc::new(move |inputs| sink.lock().expect("whole").append(inputs));
         let transport = network.attach(NodeId::of(name), &Address::from(name), deliver);
         (transport, inbox)
     }

@@ -19,9 +19,10 @@ use crate::protocol::effect::{Address, Input};
 use crate::protocol::id::NodeId;
 use crate::protocol::message::Message;
 
-/// Takes what the network brings. It may be called from any thread, and must
-/// not block.
-pub type Deliver = Arc<dyn Fn(Input) + Send + Sync>;
+/// Takes what the network brings, all that came at once, in order; what it took is
+/// gone from the list afterwards. It may be called from any thread, and must not
+/// block.
+pub type Deliver = Arc<dyn Fn(&mut Vec<Input>) + Send + Sync>;
 
 /// Carries messages.
 pub trait Transport: Send + Sync + 'static {

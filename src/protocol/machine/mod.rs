@@ -223,7 +223,6 @@ enum Job {
         from: NodeId,
         id: MessageId,
         partition: Partition,
-        hash_only: bool,
     },
     PeerWrite {
         from: NodeId,
@@ -378,6 +377,26 @@ impl Machine {
 
     /// One input, at this time.
     pub fn step(&mut self, now: Now, input: Input) -> Vec<Effect> {
+        self.take_in(now, input);
+        std::mem::take(&mut self.out)
+    }
+
+    /// Inputs that came at the same time, in their order. The effects of all of them
+    /// are appended to `effects`, in the order of their causes.
+    pub fn step_all(
+        &mut self,
+        now: Now,
+        inputs: impl IntoIterator<Item = Input>,
+        effects: &mut Vec<Effect>,
+    ) {
+        std::mem::swap(&mut self.out, effects);
+        for input in inputs {
+            self.take_in(now, input);
+        }
+        std::mem::swap(&mut self.out, effects);
+    }
+
+    fn take_in(&mut self, now: Now, input: Input) {
         debug_assert!(
             now.monotonic_ms >= self.now.monotonic_ms,
             "monotonic time went back"
@@ -416,7 +435,6 @@ impl Machine {
         }
         self.run_queues();
         self.counters.requests_in_hand = self.slots.len() as u64;
-        std::mem::take(&mut self.out)
     }
 
     /// What became possible, or impossible, during the step.

@@ -37,12 +37,7 @@ impl Machine {
                     self.hints_noted(&[target]);
                 }
             }
-            Job::PeerRead {
-                from,
-                id,
-                hash_only,
-                ..
-            } => self.on_peer_read(from, id, hash_only, reply),
+            Job::PeerRead { from, id, .. } => self.on_peer_read(from, id, reply),
             Job::PeerWrite {
                 from, id, hint_for, ..
             } => self.on_peer_written(from, id, hint_for, reply),

@@ -32,9 +32,13 @@ impl Machine {
                     from,
                     id,
                     partition,
-                    hash_only,
                 };
-                self.store(job, StoreRequest::Read { partition, key });
+                let request = if hash_only {
+                    StoreRequest::ReadState { partition, key }
+                } else {
+                    StoreRequest::Read { partition, key }
+                };
+                self.store(job, request);
             }
             Message::Write {
                 id,
@@ -181,19 +185,19 @@ impl Machine {
         &mut self,
         from: NodeId,
         id: MessageId,
-        hash_only: bool,
         reply: Result<StoreReply, StoreError>,
     ) {
         let answer = match reply {
-            Ok(StoreReply::Row(row)) => {
-                let set = row.map(|row| row.set).unwrap_or_default();
-                Ok(if hash_only {
-                    ReadAnswer::Hash {
-                        hash: set.hash(),
-                        is_empty: set.is_empty(),
-                    }
-                } else {
-                    ReadAnswer::State(set)
+            Ok(StoreReply::Row(row)) => Ok(ReadAnswer::State(
+                row.map(|row| row.set).unwrap_or_default(),
+            )),
+            Ok(StoreReply::State(state)) => {
+                // A row may remember minting and nothing else.
+                let nothing = SiblingSet::new().hash();
+                let hash = state.unwrap_or(nothing);
+                Ok(ReadAnswer::Hash {
+                    hash,
+                    is_empty: hash == nothing,
                 })
             }
             Ok(other) => unreachable!("a read is answered by a row, not {other:?}"),

@@ -25,6 +25,7 @@
 
 mod batch;
 mod file;
+mod here;
 mod log;
 mod open;
 mod queue;
@@ -51,7 +52,8 @@ pub use self::open::{
 };
 use self::open::{Opened, REFILLED, lock, open_files, rest, wake};
 use self::queue::{Queue, Refused};
-use self::reader::{Query, Reader, Survey};
+use self::here::Here;
+use self::reader::{Part, Query, Reader, Survey};
 use self::suspicion::Suspicion;
 use self::writer::{Job, Look, Work, Writer};
 use super::{Done, Figures, Store};
@@ -92,6 +94,8 @@ fn closed() -> StoreError {
 
 /// What the store's threads share.
 pub(crate) struct Shared {
+    /// How many files there are.
+    files: u32,
     incarnation: AtomicU64,
     commits: AtomicU64,
     changes: AtomicU64,
@@ -143,6 +147,7 @@ pub struct SqliteStore {
     queries: Arc<Queue<Query>>,
     /// Queries that read many rows.
     surveys: Arc<Queue<Query>>,
+    here: Arc<Here>,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -164,6 +169,7 @@ impl SqliteStore {
         let incarnation =
             wake(&connections[0], &options).map_err(|source| OpenError::sqlite(&first, source))?;
         let shared = Arc::new(Shared {
+            files: connections.len() as u32,
             incarnation: AtomicU64::new(incarnation),
             commits: AtomicU64::new(0),
             changes: AtomicU64::new(0),
@@ -192,6 +198,7 @@ impl SqliteStore {
                 max_batch,
             });
         }
+        let here = Arc::new(Here::open(dir, files, shared.clone())?);
         let mut writers = Vec::new();
         for (connection, file) in connections.into_iter().zip(0..) {
             file::set_durability(&connection, options.durability)
@@ -205,6 +212,7 @@ impl SqliteStore {
                     options.max_queued_change_bytes,
                 )),
                 shared: shared.clone(),
+                here: here.clone(),
                 broken: None,
                 logged_pages: 0,
                 buffer: Vec::new(),
@@ -217,6 +225,7 @@ impl SqliteStore {
             changes,
             queries,
             surveys,
+            here,
             threads: Mutex::new(Some(Threads {
                 readers: Vec::new(),
                 writers: Vec::new(),
@@ -369,6 +378,7 @@ impl SqliteStore {
         };
         self.queries.close();
         self.surveys.close();
+        self.here.close();
         self.changes.iter().for_each(|queue| queue.close());
         let me = thread::current().id();
         let mut ids = threads.readers.iter().map(|thread| thread.thread().id());
@@ -418,14 +428,18 @@ impl Store for SqliteStore {
     fn submit(&self, request: StoreRequest, done: Done) {
         let files = self.changes.len();
         match request {
-            StoreRequest::Read { partition, key } => {
-                let answer = Answer(Some(done));
-                self.ask(Query::Read {
-                    partition,
-                    key,
-                    answer,
-                });
-            }
+            StoreRequest::Read { partition, key } => self.ask(Query::Read {
+                partition,
+                key,
+                part: Part::Whole,
+                answer: Answer(Some(done)),
+            }),
+            StoreRequest::ReadState { partition, key } => self.ask(Query::Read {
+                partition,
+                key,
+                part: Part::State,
+                answer: Answer(Some(done)),
+            }),
             StoreRequest::Update {
                 partition,
                 key,
@@ -531,6 +545,15 @@ impl Store for SqliteStore {
                 self.change(file_of(partition, files), change, done);
             }
         }
+    }
+
+    fn read_now(&self, request: &StoreRequest) -> Option<Result<StoreReply, StoreError>> {
+        let (partition, key, part) = match request {
+            StoreRequest::Read { partition, key } => (*partition, key, Part::Whole),
+            StoreRequest::ReadState { partition, key } => (*partition, key, Part::State),
+            _ => return None,
+        };
+        self.here.read(partition, key, part)
     }
 
     fn incarnation(&self) -> u64 {

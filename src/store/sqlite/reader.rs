@@ -34,6 +34,7 @@ pub enum Query {
     Read {
         partition: Partition,
         key: ItemKey,
+        part: Part,
         answer: Answer,
     },
     Hints {
@@ -48,6 +49,14 @@ pub enum Query {
         name: String,
         answer: SyncSender<Result<Option<Vec<u8>>, StoreError>>,
     },
+}
+
+/// How much of a row is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    Whole,
+    /// The hash of its state, which is in the header.
+    State,
 }
 
 /// What is asked of a partition, see `StoreRequest`.
@@ -119,11 +128,14 @@ impl Reader {
             Query::Read {
                 partition,
                 key,
+                part,
                 answer,
             } => {
                 let file = file_of(partition, self.connections.len()) as usize;
-                let row = begin(file).and_then(|()| self.read(file, partition, &key));
-                answer.give(row.map(StoreReply::Row));
+                let connection = &self.connections[file];
+                let reply =
+                    begin(file).and_then(|()| self.shared.read(connection, partition, &key, part));
+                answer.give(reply);
             }
             Query::Survey {
                 partition,
@@ -154,21 +166,6 @@ impl Reader {
                 }
             }
         }
-    }
-
-    fn read(
-        &self,
-        file: usize,
-        partition: Partition,
-        key: &ItemKey,
-    ) -> Result<Option<Row>, StoreError> {
-        let connection = &self.connections[file];
-        let row = read(connection, partition, key)
-            .map_err(|error| self.shared.meaning(file as u32, &error))?;
-        row.transpose().map_err(|damage| {
-            self.shared.note_damage(partition, key, &damage);
-            damage.at(key)
-        })
     }
 
     fn survey(
@@ -230,7 +227,8 @@ impl Reader {
             if let Some((partition, key)) = item {
                 // The open cursor holds the file's snapshot: the row is the one
                 // of the hint's moment.
-                match self.read(file as usize, partition, &key) {
+                let connection = &self.connections[file as usize];
+                match self.shared.read_row(connection, partition, &key, row::decode) {
                     Ok(row) => hints.push(Hint {
                         id: HintId { file, sequence },
                         partition,
@@ -281,18 +279,50 @@ fn named(found: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, Option<(Partition,
     Ok((found.get(0)?, partition.zip(key)))
 }
 
-/// Reads one row.
-fn read(
-    connection: &Connection,
-    partition: Partition,
-    key: &ItemKey,
-) -> rusqlite::Result<Option<Result<Row, row::Damage>>> {
-    let mut statement =
-        connection.prepare_cached("SELECT row FROM items WHERE partition = ?1 AND key = ?2")?;
-    let mut rows = statement.query((partition.0, key.as_bytes()))?;
-    match rows.next()? {
-        None => Ok(None),
-        Some(found) => Ok(Some(row::decode(key, found.get_ref(0)?.as_blob()?))),
+impl Shared {
+    /// Answers a read of one row.
+    pub(super) fn read(
+        &self,
+        connection: &Connection,
+        partition: Partition,
+        key: &ItemKey,
+        part: Part,
+    ) -> Result<StoreReply, StoreError> {
+        match part {
+            Part::Whole => self
+                .read_row(connection, partition, key, row::decode)
+                .map(StoreReply::Row),
+            Part::State => self
+                .read_row(connection, partition, key, row::state)
+                .map(StoreReply::State),
+        }
+    }
+
+    /// What `decode` makes of a row's bytes.
+    fn read_row<T>(
+        &self,
+        connection: &Connection,
+        partition: Partition,
+        key: &ItemKey,
+        decode: impl Fn(&ItemKey, &[u8]) -> Result<T, row::Damage>,
+    ) -> Result<Option<T>, StoreError> {
+        let read = || -> rusqlite::Result<Option<Result<T, row::Damage>>> {
+            let mut statement = connection
+                .prepare_cached("SELECT row FROM items WHERE partition = ?1 AND key = ?2")?;
+            let mut rows = statement.query((partition.0, key.as_bytes()))?;
+            match rows.next()? {
+                None => Ok(None),
+                Some(found) => Ok(Some(decode(key, found.get_ref(0)?.as_blob()?))),
+            }
+        };
+        let row = read().map_err(|error| {
+            let file = file_of(partition, self.files as usize);
+            self.meaning(file, &error)
+        })?;
+        row.transpose().map_err(|damage| {
+            self.note_damage(partition, key, &damage);
+            damage.at(key)
+        })
     }
 }
 

@@ -510,6 +510,7 @@ fn a_commit_that_fails_breaks_the_file_off_and_is_told() {
         durability: Durability::Commit,
         queue,
         shared: store.shared.clone(),
+        here: store.here.clone(),
         broken: None,
         logged_pages: 0,
         buffer: Vec::new(),

@@ -25,6 +25,7 @@ use rusqlite::Connection;
 
 use super::batch::{Batch, Change, MAX_BATCH_BYTES, OVERHEAD_BYTES};
 use super::file;
+use super::here::Here;
 use super::queue::Queue;
 use super::walk::Walk;
 use super::{Answer, Durability, Shared};
@@ -88,6 +89,8 @@ pub struct Writer {
     pub durability: Durability,
     pub queue: Arc<Queue<Job>>,
     pub shared: Arc<Shared>,
+    /// Those who read beside it.
+    pub here: Arc<Here>,
     /// Why the file takes no more changes.
     pub broken: Option<StoreError>,
     /// About how many pages wait in the log.
@@ -129,6 +132,7 @@ impl Writer {
         }
         let failure = match self.transact(jobs.make_contiguous()) {
             Ok(replies) => {
+                self.here.flow(self.file);
                 for (job, reply) in jobs.drain(..replies.len()).zip(replies) {
                     job.answer.give(reply);
                 }
@@ -146,6 +150,7 @@ impl Writer {
             } else {
                 self.transact_alone(&job)
             };
+            self.here.flow(self.file);
             job.answer.give(reply);
         }
     }
@@ -253,6 +258,7 @@ impl Writer {
             return;
         }
         let cut = self.logged_pages >= FORCED_CHECKPOINT_PAGES;
+        self.here.ebb(self.file);
         match file::checkpoint(&self.connection, cut) {
             // What readers held back is counted on, so that a log that cannot
             // be emptied is some day cut by force.

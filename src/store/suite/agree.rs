@@ -21,6 +21,7 @@ enum Step {
     Sync(u32, u8, u64),
     Replace(u32, u8, bool),
     Read(u32, u8),
+    ReadState(u32, u8),
     AddHints(u32, u8, Vec<u8>),
     Hints(u8, usize),
     /// Drops the hint of this id, wishing the row away or not.
@@ -48,6 +49,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (item(), 1u64..4).prop_map(|((p, k), c)| Step::Sync(p, k, c)),
         (item(), any::<bool>()).prop_map(|((p, k), fresh)| Step::Replace(p, k, fresh)),
         item().prop_map(|(p, k)| Step::Read(p, k)),
+        item().prop_map(|(p, k)| Step::ReadState(p, k)),
         (item(), targets()).prop_map(|((p, k), t)| Step::AddHints(p, k, t)),
         (2u8..5, 0usize..4).prop_map(|(t, limit)| Step::Hints(t, limit)),
         (item(), 1i64..12, prop::option::of(any::<bool>()))
@@ -168,6 +170,10 @@ fn request(step: &Step, model: &MemoryStore, at: u64) -> Option<StoreRequest> {
             update(*p, &name(*k), Mutation::Replace { expected, row }, vec![])
         }
         Step::Read(p, k) => StoreRequest::Read {
+            partition: Partition(*p),
+            key: key(&name(*k)),
+        },
+        Step::ReadState(p, k) => StoreRequest::ReadState {
             partition: Partition(*p),
             key: key(&name(*k)),
         },

@@ -135,6 +135,7 @@ async fn serve(guest: Guest, offer: Offer, upgrade: OnUpgrade) {
 async fn read(guest: &Guest, offer: &Offer, mut io: TokioIo<Upgraded>) -> Result<(), ReadError> {
     let shared = &guest.shared;
     let mut decoder = Decoder::new();
+    let mut inputs = Vec::new();
     let mut receipt_due = interval(Duration::from_millis(RECEIPT_EVERY_MS));
     receipt_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut arrived, mut receipted) = (0_u64, 0_u64);
@@ -160,12 +161,21 @@ async fn read(guest: &Guest, offer: &Offer, mut io: TokioIo<Upgraded>) -> Result
         {
             return Err(ReadError::OtherCluster);
         }
-        while let Some(message) = decoder.next_message()? {
-            (shared.deliver)(Input::Peer {
-                from: guest.node,
-                message,
-            });
+        // What came before a frame that is broken counts.
+        let decoded = loop {
+            match decoder.next_message() {
+                Ok(Some(message)) => inputs.push(Input::Peer {
+                    from: guest.node,
+                    message,
+                }),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        if !inputs.is_empty() {
+            (shared.deliver)(&mut inputs);
         }
+        decoded?;
     }
 }
 

@@ -124,7 +124,9 @@ async fn back_off(shared: &Shared, link: &Link) {
             () = &mut met => return,
             () = &mut over => return,
             () = shared.closing() => return,
-            () = link.filled() => {}
+            // Whoever else has something to say says it first: one write for all of
+            // it costs little more than one for each.
+            () = link.filled() => tokio::task::yield_now().await,
         }
     }
 }
@@ -193,9 +195,8 @@ async fn talk(shared: &Shared, link: &Link, mut connection: Connection) -> End {
         }
     };
     if !all_arrived {
-        (shared.deliver)(Input::Disconnected {
-            peer: connection.peer,
-        });
+        let peer = connection.peer;
+        (shared.deliver)(&mut vec![Input::Disconnected { peer }]);
     }
     end.unwrap_or(End::Broken)
 }

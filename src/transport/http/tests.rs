@@ -103,9 +103,9 @@ impl OnSockets {
         }
         let (inboxes, owner) = (self.inboxes.clone(), name.to_owned());
         inboxes.inputs.lock().expect("whole").remove(name);
-        let deliver: Deliver = Arc::new(move |input| {
+        let deliver: Deliver = Arc::new(move |arrived: &mut Vec<Input>| {
             let mut inputs = inboxes.inputs.lock().expect("whole");
-            inputs.entry(owner.clone()).or_default().push(input);
+            inputs.entry(owner.clone()).or_default().append(arrived);
             inboxes.changed.notify_all();
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -94,6 +94,11 @@ impl Alone {
                         let reply = Ok(StoreReply::Row(self.row.clone()));
                         self.step(Input::Stored { job, reply });
                     }
+                    StoreRequest::ReadState { .. } => {
+                        let state = self.row.as_ref().map(|row| row.set.hash());
+                        let reply = Ok(StoreReply::State(state));
+                        self.step(Input::Stored { job, reply });
+                    }
                     StoreRequest::CountHints => {
                         let reply = Ok(StoreReply::HintCounts(Vec::new()));
                         self.step(Input::Stored { job, reply });
