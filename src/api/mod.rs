@@ -252,9 +252,7 @@ impl<S: Service> Api<S> {
         if code == OVERLOADED {
             self.tell_refused();
         }
-        response
-            .headers_mut()
-            .insert(headers::REQUEST_ID, id);
+        response.headers_mut().insert(headers::REQUEST_ID, id);
         response
     }
 
@@ -288,9 +286,7 @@ impl<S: Service> Api<S> {
         self.metrics.request_refused(kind, OVERLOADED);
         self.tell_refused();
         let mut response = self.no_room.clone();
-        response
-            .headers_mut()
-            .insert(headers::REQUEST_ID, id);
+        response.headers_mut().insert(headers::REQUEST_ID, id);
         response.map(Sent::from)
     }
 

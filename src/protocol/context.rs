@@ -54,8 +54,7 @@ impl Seen {
 
     /// Returns whether anything changed here.
     fn join(&mut self, other: &Seen) -> bool {
-        let mut changed =
-            other.newest_us > self.newest_us || other.contiguous > self.contiguous;
+        let mut changed = other.newest_us > self.newest_us || other.contiguous > self.contiguous;
         self.newest_us = self.newest_us.max(other.newest_us);
         self.contiguous = self.contiguous.max(other.contiguous);
         for counter in &other.beyond {

@@ -69,12 +69,18 @@ pub fn key(name: &str) -> ItemKey {
 
 /// Asks and waits.
 pub fn ask(store: &(impl Store + ?Sized), request: StoreRequest) -> Result<StoreReply, StoreError> {
+    // What is told at once is what is told in the end.
+    let at_once = store.read_now(&request);
     let (send, receive) = mpsc::channel();
     store.submit(
         request,
         Box::new(move |reply| send.send(reply).expect("the test waits")),
     );
-    receive.recv().expect("a request is answered")
+    let reply = receive.recv().expect("a request is answered");
+    if let Some(at_once) = at_once {
+        assert_eq!(at_once, reply);
+    }
+    reply
 }
 
 /// A blind write of `value`, minted with the epoch if the row has none.

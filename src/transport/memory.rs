@@ -278,8 +278,7 @@ mod tests {
     fn attach(network: &MemoryNetwork, name: &str) -> (MemoryTransport, Inbox) {
         let inbox = Inbox::default();
         let sink = inbox.clone();
-        let deliver: Deliver =
-            Arc::new(move |inputs| sink.lock().expect("whole").append(inputs));
+        let deliver: Deliver = Arc::new(move |inputs| sink.lock().expect("whole").append(inputs));
         let transport = network.attach(NodeId::of(name), &Address::from(name), deliver);
         (transport, inbox)
     }

@@ -38,7 +38,7 @@ pub const PAGE_BYTES: u64 = 4096;
 
 /// Page cache of a writer: the inner pages of a table and index of some ten
 /// million rows.
-const WRITER_CACHE_KIB: i64 = 16 * 1024;
+const WRITER_CACHE_KIB: i64 = 4 * 1024;
 
 /// Page cache of each reader of each file. Small, because a reader's cache is
 /// void after every commit; the system's page cache serves what it misses.

@@ -160,6 +160,13 @@ impl Here {
         key: &ItemKey,
         part: Part,
     ) -> Option<Result<StoreReply, StoreError>> {
+        let unknown = match part {
+            Part::Whole => None,
+            Part::State => match self.shared.states.get(partition, key) {
+                Ok(state) => return Some(Ok(StoreReply::State(Some(state)))),
+                Err(unknown) => Some(unknown),
+            },
+        };
         if !self.pace.allows() {
             return None;
         }
@@ -178,6 +185,9 @@ impl Here {
                 Err(error) => Err(self.shared.meaning(file, &error)),
             };
             self.pace.note(watch.elapsed_us());
+            if let (Some(unknown), Ok(StoreReply::State(Some(state)))) = (unknown, &reply) {
+                self.shared.states.learn(&unknown, *state);
+            }
             return Some(reply);
         }
         None
@@ -193,10 +203,15 @@ impl Here {
     /// Has everyone let go of what they hold of this file, until the next
     /// [`Here::flow`].
     pub fn ebb(&self, file: u32) {
-        self.tides[file as usize].is_ebbing.store(true, Ordering::SeqCst);
+        self.tides[file as usize]
+            .is_ebbing
+            .store(true, Ordering::SeqCst);
         for bench in &self.benches {
             let mut seats = bench.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(seat) = seats.as_mut().and_then(|seats| seats.get_mut(file as usize)) else {
+            let Some(seat) = seats
+                .as_mut()
+                .and_then(|seats| seats.get_mut(file as usize))
+            else {
                 continue;
             };
             if let Err(error) = seat.let_go() {

@@ -31,6 +31,7 @@ mod open;
 mod queue;
 mod reader;
 mod repair;
+mod states;
 mod suspicion;
 #[cfg(test)]
 mod tests;
@@ -46,14 +47,15 @@ use std::thread::{self, JoinHandle};
 use rusqlite::Connection;
 
 use self::batch::{Change, Delivered};
+use self::here::Here;
 pub use self::open::{
     Durability, MAX_FILES, MAX_QUEUED_CHANGE_BYTES, MAX_QUEUED_CHANGES, MAX_QUEUED_READS,
     OnFailedCommit, OpenError, Options,
 };
 use self::open::{Opened, REFILLED, lock, open_files, rest, wake};
 use self::queue::{Queue, Refused};
-use self::here::Here;
 use self::reader::{Part, Query, Reader, Survey};
+use self::states::States;
 use self::suspicion::Suspicion;
 use self::writer::{Job, Look, Work, Writer};
 use super::{Done, Figures, Store};
@@ -103,6 +105,7 @@ pub(crate) struct Shared {
     batch_sizes: [AtomicU64; 11],
     on_failed_commit: Option<OnFailedCommit>,
     suspicion: Suspicion,
+    states: States,
     replaced: AtomicBool,
     /// Held while the store is open: locks the directory.
     lock: Mutex<Option<File>>,
@@ -177,6 +180,7 @@ impl SqliteStore {
             batch_sizes: Default::default(),
             on_failed_commit: options.on_failed_commit.clone(),
             suspicion: Suspicion::new(dir, connections.len()),
+            states: States::default(),
             replaced: AtomicBool::new(replaced),
             lock: Mutex::new(Some(lock)),
         });

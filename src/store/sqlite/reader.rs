@@ -228,7 +228,10 @@ impl Reader {
                 // The open cursor holds the file's snapshot: the row is the one
                 // of the hint's moment.
                 let connection = &self.connections[file as usize];
-                match self.shared.read_row(connection, partition, &key, row::decode) {
+                match self
+                    .shared
+                    .read_row(connection, partition, &key, row::decode)
+                {
                     Ok(row) => hints.push(Hint {
                         id: HintId { file, sequence },
                         partition,

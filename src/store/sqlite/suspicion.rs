@@ -63,6 +63,7 @@ impl Shared {
     /// Counts a row that cannot be read, and says so when it is first met.
     pub(super) fn note_damage(&self, partition: Partition, key: &ItemKey, damage: &dyn Display) {
         self.count_damage();
+        self.states.set(partition, key, None);
         let mut rows = self.suspicion.rows();
         let new = if rows.len() < MAX_REMEMBERED {
             rows.insert((partition, key.clone()))

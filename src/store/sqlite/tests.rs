@@ -57,6 +57,10 @@ impl SqliteStore {
         let update = "UPDATE items SET row = ?3 WHERE partition = ?1 AND key = ?2";
         let changed = tool.execute(update, (item.0, item.1, bytes));
         assert_eq!(changed, Ok(1));
+        // Rot shows where the disk is read, not where memory tells.
+        self.shared.states.set(partition, key, None);
+        self.here.ebb(file);
+        self.here.flow(file);
     }
 }
 

@@ -133,6 +133,7 @@ impl Writer {
         let failure = match self.transact(jobs.make_contiguous()) {
             Ok(replies) => {
                 self.here.flow(self.file);
+                replies.iter().for_each(|reply| self.note_states(reply));
                 for (job, reply) in jobs.drain(..replies.len()).zip(replies) {
                     job.answer.give(reply);
                 }
@@ -151,7 +152,21 @@ impl Writer {
                 self.transact_alone(&job)
             };
             self.here.flow(self.file);
+            self.note_states(&reply);
             job.answer.give(reply);
+        }
+    }
+
+    /// Tells those who ask for states what a change left.
+    fn note_states(&self, reply: &Result<StoreReply, StoreError>) {
+        let changes = match reply {
+            Ok(StoreReply::Updated(_, Some(change))) => std::slice::from_ref(change),
+            Ok(StoreReply::Dropped(changes)) => changes,
+            _ => return,
+        };
+        for change in changes {
+            let states = &self.shared.states;
+            states.set(change.partition, &change.key, change.after);
         }
     }
 
