@@ -1,5 +1,11 @@
 //! Who is let in: how many item requests a node has in hand, and how many bytes.
 //!
+//! Connections do not read their next request while as many are in hand as may be:
+//! what is not read costs nothing, and the system keeps it. Who has waited for
+//! [`MAX_WAIT`] is read all the same, and told to come again. Room goes to those who
+//! came last ([`Gate::wait`]): of those who came first, most have stopped waiting by
+//! the time that everyone's turn would have come.
+//!
 //! Promises: at most [`ITEM_REQUESTS_PER_CORE`] item requests for each core are
 //! carried out at once ([`MIN_ITEM_REQUESTS`] on the smallest machine,
 //! [`MAX_ITEM_REQUESTS`] on the largest); bodies that are being read or worked on, and answers that have not left yet,
@@ -19,8 +25,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 use super::problem::{Code, Problem};
 
@@ -42,8 +51,15 @@ pub const MAX_ITEM_BYTES: u64 = 64 << 20;
 /// less than its own buffers.
 const SMALL_ANSWER_BYTES: usize = 4 << 10;
 
+/// How long a connection leaves its next request unread for want of room. Each one
+/// that is refused costs as much as a quarter of one that is carried out, so that a
+/// node that refused them all at once would do little else; and most clients wait for
+/// longer than this.
+pub const MAX_WAIT: Duration = Duration::from_millis(500);
+
 /// The gate of one node.
 pub struct Gate {
+    room: Arc<Notify>,
     max_requests: u64,
     requests: AtomicU64,
     bytes: Arc<AtomicU64>,
@@ -61,6 +77,7 @@ impl Drop for Pass<'_> {
     fn drop(&mut self) {
         self.gate.requests.fetch_sub(1, Ordering::Relaxed);
         self.gate.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.gate.tell_of_room();
     }
 }
 
@@ -68,6 +85,7 @@ impl Drop for Pass<'_> {
 struct Held {
     bytes: Bytes,
     count: Arc<AtomicU64>,
+    room: Arc<Notify>,
 }
 
 impl AsRef<[u8]> for Held {
@@ -80,6 +98,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.count
             .fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
+        self.room.notify_last();
     }
 }
 
@@ -87,6 +106,7 @@ impl Gate {
     /// The gate of a node with this many cores.
     pub fn new(cores: usize) -> Self {
         Gate {
+            room: Arc::default(),
             max_requests: (ITEM_REQUESTS_PER_CORE * cores as u64)
                 .clamp(MIN_ITEM_REQUESTS, MAX_ITEM_REQUESTS),
             requests: AtomicU64::new(0),
@@ -99,6 +119,17 @@ impl Gate {
     pub fn is_full(&self) -> bool {
         self.requests.load(Ordering::Relaxed) >= self.max_requests
             || self.bytes.load(Ordering::Relaxed) >= MAX_ITEM_BYTES
+    }
+
+    /// Ends when there may be room, for the one who called this last.
+    pub fn wait(&self) -> OwnedNotified {
+        self.room.clone().notified_owned()
+    }
+
+    /// Wakes one who waits, if anyone does. Who was woken and has nothing to ask calls
+    /// it in turn.
+    pub fn tell_of_room(&self) {
+        self.room.notify_last();
     }
 
     /// Lets a request in, or says that there is no room.
@@ -151,6 +182,7 @@ impl Gate {
         Bytes::from_owner(Held {
             bytes,
             count: self.bytes.clone(),
+            room: self.room.clone(),
         })
     }
 }

@@ -118,7 +118,7 @@ pub struct Api<S> {
     /// Tells the request ids of this node, in this run, from all others.
     id_prefix: String,
     requests: AtomicU64,
-    gate: Gate,
+    gate: Arc<Gate>,
     /// What is said when there is no room, made once: saying it has to cost next
     /// to nothing, because it is said most when there is least time.
     no_room: Response<Body>,
@@ -176,7 +176,9 @@ impl<S: Service> Api<S> {
             peer,
             id_prefix,
             requests: AtomicU64::new(0),
-            gate: Gate::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            gate: Arc::new(Gate::new(
+                std::thread::available_parallelism().map_or(1, usize::from),
+            )),
             no_room: Problem::new(
                 Code::Overloaded,
                 "this node has as much in hand as it can carry out; nothing was done; try again \
@@ -185,6 +187,11 @@ impl<S: Service> Api<S> {
             .into_response(),
             refused_told_ms: AtomicU64::new(0),
         }
+    }
+
+    /// Who is let in: connections ask it before they read.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
     /// Answers one request. Never fails: errors are responses.

@@ -15,6 +15,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,9 +26,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 
+use crate::api::gate::{self, Gate};
 use crate::api::{self, Api};
 use crate::node::Node;
 
@@ -164,9 +167,13 @@ async fn attend(
     permit: OwnedSemaphorePermit,
 ) {
     let stopping = stopped.clone();
+    let stream = Polite::new(Impatient::new(stream), api.gate().clone());
+    let in_hand = stream.in_hand.clone();
     let service = service_fn(move |request| {
         let api = api.clone();
         let stopping = stopping.clone();
+        let in_hand = in_hand.clone();
+        in_hand.store(true, Ordering::Relaxed);
         async move {
             let mut response = api.handle(request).await;
             let stays = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -175,11 +182,13 @@ async fn attend(
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
             }
+            // A peer's connection is not held up at the gate of clients.
+            in_hand.store(stays, Ordering::Relaxed);
             Ok::<_, std::convert::Infallible>(response)
         }
     });
     let connection = api::connection()
-        .serve_connection(TokioIo::new(Impatient::new(stream)), service)
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -215,6 +224,103 @@ async fn turn_away(stream: TcpStream, api: Arc<Api<Node>>, permit: OwnedSemaphor
         Err(_) => tracing::debug!("one that there was no room for said nothing"),
     }
     drop(permit);
+}
+
+/// A connection that reads its next request when there is room for it.
+struct Polite<S> {
+    stream: S,
+    gate: Arc<Gate>,
+    /// Whether a request is being answered: what is read then belongs to it.
+    in_hand: Arc<AtomicBool>,
+    /// While it waits for room: word of it, and the end of its patience, which lasts
+    /// until something was read.
+    room: Option<Pin<Box<OwnedNotified>>>,
+    patience: Option<Pin<Box<Sleep>>>,
+    max_wait: Duration,
+}
+
+impl<S> Polite<S> {
+    fn new(stream: S, gate: Arc<Gate>) -> Self {
+        Polite {
+            stream,
+            gate,
+            in_hand: Arc::default(),
+            room: None,
+            patience: None,
+            max_wait: gate::MAX_WAIT,
+        }
+    }
+
+    /// Ready when the next request may be read: there is room, or it was waited for
+    /// long enough.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if !self.gate.is_full() {
+                return Poll::Ready(());
+            }
+            let max_wait = self.max_wait;
+            let patience = self
+                .patience
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(max_wait)));
+            if patience.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+            let gate = &self.gate;
+            let room = self.room.get_or_insert_with(|| Box::pin(gate.wait()));
+            ready!(room.as_mut().poll(context));
+            self.room = None;
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Polite<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let has_waited = self.patience.is_some();
+        if !self.in_hand.load(Ordering::Relaxed) {
+            ready!(self.poll_room(context));
+            self.room = None;
+        }
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if has_waited && self.patience.take().is_some() && read.is_pending() {
+            // It had nothing to ask after all: the room is another's.
+            self.gate.tell_of_room();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Polite<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
 }
 
 /// A connection that gives up when nothing can be written for [`MAX_STALL`].
@@ -312,6 +418,52 @@ mod tests {
         assert_eq!(room_with(1024), 1024 - OWN_FILES - MAX_TURNED_AWAY);
         assert!((1..256).contains(&room_with(256)));
         assert!(room_with(0) >= 1);
+    }
+
+    #[tokio::test]
+    async fn requests_stay_unread_until_there_is_room_or_patience_ends() {
+        let gate = Arc::new(Gate::new(1));
+        let polite = |max_wait_ms| {
+            let (near, far) = tokio::io::duplex(64);
+            let near = Polite {
+                max_wait: Duration::from_millis(max_wait_ms),
+                ..Polite::new(near, gate.clone())
+            };
+            (near, far)
+        };
+        let mut passes = Vec::new();
+        while !gate.is_full() {
+            passes.push(gate.enter().expect("room"));
+        }
+        let mut byte = [0; 1];
+        // One that has nothing to ask waits behind one that has.
+        let (mut idle, _silent) = polite(600_000);
+        let (mut near, mut far) = polite(600_000);
+        far.write_all(b"ab").await.expect("taken");
+        let idling = tokio::spawn(async move { idle.read(&mut [0; 1]).await });
+        let read = async {
+            near.read_exact(&mut byte).await.expect("read");
+            near
+        };
+        let mut read = std::pin::pin!(read);
+        tokio::select! {
+            _ = &mut read => panic!("read with no room"),
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+        drop(passes.pop());
+        let mut near = read.await;
+        passes.push(gate.enter().expect("room"));
+        assert!(gate.is_full());
+        // What belongs to a request in hand is read at once.
+        near.in_hand.store(true, Ordering::Relaxed);
+        near.read_exact(&mut byte).await.expect("read");
+        assert_eq!(&byte, b"b");
+        // Nobody waits for ever.
+        let (mut near, mut far) = polite(20);
+        far.write_all(b"c").await.expect("taken");
+        near.read_exact(&mut byte).await.expect("read");
+        assert_eq!(&byte, b"c");
+        idling.abort();
     }
 
     #[tokio::test]

@@ -37,12 +37,12 @@ use crate::protocol::id::{ItemKey, Partition};
 pub const MAX_BATCH: usize = 1024;
 
 /// How many pages the log gathers before they are moved into the database: a
-/// page that changes often is moved once for all its changes. 16 MiB.
-const CHECKPOINT_PAGES: u64 = 4096;
+/// page that changes often is moved once for all its changes. 32 MiB.
+const CHECKPOINT_PAGES: u64 = 8192;
 
 /// How many pages the log may reach before a checkpoint waits for readers to let
 /// go of it, instead of leaving to the next what they still look at.
-const FORCED_CHECKPOINT_PAGES: u64 = 8 * CHECKPOINT_PAGES;
+const FORCED_CHECKPOINT_PAGES: u64 = 4 * CHECKPOINT_PAGES;
 
 /// What writers are asked.
 pub enum Work {
