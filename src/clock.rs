@@ -52,6 +52,28 @@ impl Clock for SystemClock {
     }
 }
 
+/// What measures how long things take: finer than a [`Clock`], which the protocol
+/// needs no finer. Copies measure from the same moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch {
+    started: Instant,
+}
+
+impl Stopwatch {
+    /// A stopwatch that starts now.
+    #[allow(clippy::disallowed_methods)]
+    pub fn start() -> Self {
+        Stopwatch {
+            started: Instant::now(),
+        }
+    }
+
+    /// How long ago it was started, in nanoseconds.
+    pub fn elapsed_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
 /// A clock that stands still until it is moved.
 #[derive(Clone, Default)]
 pub struct ManualClock {
