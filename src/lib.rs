@@ -62,6 +62,7 @@
 //! digest (`machine/upkeep.rs`) and kept by [`reconcile::registry`].
 
 pub mod api;
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
 use super::error::CliError;
@@ -61,6 +61,17 @@ impl Output {
 
     /// Prints a table.
     pub fn table(&self, header: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
+        self.figures(header, rows, usize::MAX)
+    }
+
+    /// Prints a table whose columns are figures, aligned at their ends, but for so
+    /// many at the left.
+    pub fn figures(
+        &self,
+        header: &[&str],
+        rows: Vec<Vec<String>>,
+        names: usize,
+    ) -> Result<(), CliError> {
         let mut table = Table::new();
         if self.terminal {
             table.load_style(presets::UTF8_FULL_CONDENSED);
@@ -71,6 +82,9 @@ impl Output {
         table.set_header(header.to_vec());
         for row in rows {
             table.add_row(row);
+        }
+        for column in table.column_iter_mut().skip(names) {
+            column.set_cell_alignment(CellAlignment::Right);
         }
         self.line(&table.trim_fmt())
     }
