@@ -358,6 +358,11 @@ fn spawn_workers(
     })
 }
 
+/// Whether the processor time of these processes can be read at all.
+pub fn see_processes(pids: &[u32]) -> Result<(), BenchError> {
+    servers_cpu_s(pids).map(drop)
+}
+
 fn servers_cpu_s(pids: &[u32]) -> Result<Vec<(u32, f64)>, BenchError> {
     pids.iter()
         .map(|pid| match cpu_s(*pid) {
@@ -416,8 +421,6 @@ pub async fn run(
     tell: &mut dyn FnMut(Progress<'_>),
     stop: impl Future<Output = ()>,
 ) -> Result<Measured, BenchError> {
-    // Better now than after the warm-up.
-    servers_cpu_s(&plan.pids)?;
     let shared = Shared::new(plan);
     let (begin, begins) = watch::channel(false);
     let mut workers = spawn_workers(&shared, &begins);
@@ -458,7 +461,7 @@ async fn measure(
             let until_ns = || shared.until_ns.load(Ordering::Relaxed);
             shared
                 .backlog
-                .fill(schedule, shared.watch, from_ns, &until_ns)
+                .fill(schedule, shared.watch, begun_ns, from_ns, &until_ns)
         })
     });
     let mut meters = Meters::read(shared)?;

@@ -6,8 +6,9 @@
 //! Ctrl-C ends it early and prints what there is; the exit code is 0 only when
 //! something was carried out.
 
-use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -318,6 +319,9 @@ pub async fn run(common: &Common, args: BenchArgs) -> Result<(), CliError> {
     let endpoints = args.server.as_deref().unwrap_or(&common.endpoint);
     let authorities = client::authorities(endpoints)?;
     let surveyed = survey(&args, &authorities).await?;
+    run::see_processes(&args.pids)?;
+    // Now, rather than when all has been measured and cannot be written.
+    let picture = args.plot.as_deref().map(Picture::create).transpose()?;
     let plan = args.plan(authorities, surveyed.has_sort_keys);
     let needs_items = plan.workload.needs_items(plan.conflicts);
     let loaded = if args.no_load || (!needs_items && !args.load_only) {
@@ -335,11 +339,8 @@ pub async fn run(common: &Common, args: BenchArgs) -> Result<(), CliError> {
         }));
     }
     let measured = measure(&plan, &output).await?;
-    if let Some(file) = &args.plot {
-        std::fs::write(file, plot::draw(&plan, &measured)).map_err(|source| CliError::File {
-            path: file.clone(),
-            source,
-        })?;
+    if let Some(picture) = picture {
+        picture.write(&plot::draw(&plan, &measured))?;
     }
     print(&plan, loaded.as_ref(), &measured, surveyed.members, &output)?;
     let record = &measured.record;
@@ -350,6 +351,31 @@ pub async fn run(common: &Common, args: BenchArgs) -> Result<(), CliError> {
             first: record.first_failure.clone().unwrap_or_default(),
         })),
         _ => Ok(()),
+    }
+}
+
+/// The file for the picture.
+struct Picture<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> Picture<'a> {
+    fn create(path: &'a Path) -> Result<Self, CliError> {
+        let file = File::create(path).map_err(|source| CliError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Picture { path, file })
+    }
+
+    fn write(mut self, text: &str) -> Result<(), CliError> {
+        self.file
+            .write_all(text.as_bytes())
+            .map_err(|source| CliError::File {
+                path: self.path.to_owned(),
+                source,
+            })
     }
 }
 
