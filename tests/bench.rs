@@ -307,7 +307,7 @@ fn the_report_and_the_picture_are_for_people() {
         "prefers-color-scheme: dark",
         ">update<",
         "99 %",
-        "Answers a second",
+        "Operations a second",
     ] {
         assert!(picture.contains(part), "{part:?} is not in\n{picture}");
     }

@@ -96,6 +96,17 @@ impl Values {
     }
 }
 
+/// An error and what caused it: those of HTTP keep to themselves what happened.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -104,7 +115,7 @@ pub enum CallError {
         authority: String,
         source: std::io::Error,
     },
-    #[error("the connection to {authority} broke: {source}")]
+    #[error("the connection to {authority} broke: {}", with_causes(source))]
     Broken {
         authority: String,
         source: std::io::Error,
@@ -329,7 +340,7 @@ impl Caller {
                 Err(Failed {
                     unsent: Some(unsent),
                     ..
-                }) if !is_fresh => request = unsent,
+                }) if !is_fresh => request = *unsent,
                 Err(Failed { source, .. }) => {
                     return Err(CallError::Broken {
                         authority: self.authority.clone(),

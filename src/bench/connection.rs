@@ -106,7 +106,7 @@ impl Connection {
 pub struct Failed {
     /// The request, when nothing of it was sent: a node may have closed a
     /// connection that idled.
-    pub unsent: Option<Request<Full<Bytes>>>,
+    pub unsent: Option<Box<Request<Full<Bytes>>>>,
     pub source: io::Error,
 }
 
@@ -125,14 +125,14 @@ async fn ask(
 ) -> Result<Answer, Failed> {
     if let Err(error) = sender.ready().await {
         return Err(Failed {
-            unsent: Some(request),
+            unsent: Some(Box::new(request)),
             source: io::Error::other(error),
         });
     }
     let answer = sender.try_send_request(request).await;
     let (parts, mut body) = answer
         .map_err(|mut error| Failed {
-            unsent: error.take_message(),
+            unsent: error.take_message().map(Box::new),
             source: io::Error::other(error.into_error()),
         })?
         .into_parts();

@@ -69,84 +69,65 @@ fn names(plan: &Plan) -> Arc<Names> {
 pub async fn is_loaded(plan: &Plan) -> Result<bool, BenchError> {
     let mut caller = open(plan, &names(plan), 0).await?;
     for key in [0, plan.keys.saturating_sub(1)] {
-        let reply = patiently(&mut caller, key, Job::Look).await;
+        let reply = look(&mut caller, key).await;
         match reply.outcome {
             Outcome::Absent => return Ok(false),
             outcome if outcome.is_answer() => {}
-            _ => return Err(failed(&reply, 0, plan)),
+            _ => return Err(BenchError::Look(reply.tell())),
         }
     }
     Ok(true)
 }
 
-fn failed(reply: &Reply, loaded: u64, plan: &Plan) -> BenchError {
-    BenchError::Load {
-        loaded,
-        keys: plan.keys,
-        reason: reply.tell(),
-    }
+/// Whether the same request may well succeed later.
+fn passes(outcome: Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Overloaded | Outcome::Throttled | Outcome::QuorumUnmet | Outcome::NoAnswer
+    )
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Job {
-    Look,
-    Write,
+/// How long to wait after so many tries.
+fn pause(tries: u32) -> Duration {
+    MAX_PAUSE.min(FIRST_PAUSE.saturating_mul(1 << (tries - 1).min(8)))
 }
 
-/// A call, again and again while it fails in a way that passes. A write that got
-/// no answer may be stored, so it is not repeated blindly: its reply says so.
-async fn patiently(caller: &mut Caller, key: u64, job: Job) -> Reply {
-    let mut pause = FIRST_PAUSE;
+/// What is there, asked again while the answer is one that passes.
+async fn look(caller: &mut Caller, key: u64) -> Reply {
     let mut tries = 1;
     loop {
-        let reply = match job {
-            Job::Look => caller.look(key).await,
-            Job::Write => caller.write(key, None).await,
-        };
-        let passes = match reply.outcome {
-            Outcome::Overloaded | Outcome::Throttled => true,
-            Outcome::QuorumUnmet | Outcome::NoAnswer => job == Job::Look,
-            _ => false,
-        };
-        if !passes || tries == MAX_TRIES {
+        let reply = caller.look(key).await;
+        if !passes(reply.outcome) || tries == MAX_TRIES {
             return reply;
         }
+        tokio::time::sleep(pause(tries)).await;
         tries += 1;
-        tokio::time::sleep(pause).await;
-        pause = MAX_PAUSE.min(pause * 2);
     }
 }
 
 /// Sees to it that an item is there. `looks`: whether it may be there already.
 async fn ensure(caller: &mut Caller, key: u64, length_bytes: u64, looks: bool) -> Ensured {
     let mut looks = looks;
-    let mut pause = FIRST_PAUSE;
-    let mut tries = 0;
+    let mut tries = 1;
     loop {
-        tries += 1;
         let mut context = None;
         if looks {
-            let found = patiently(caller, key, Job::Look).await;
+            let found = look(caller, key).await;
             match found.outcome {
                 Outcome::Ok if found.length_bytes == Some(length_bytes) => return Ensured::Kept,
+                // Written over: a value of another length, siblings, a tombstone.
                 outcome if outcome.is_answer() => context = found.context,
                 _ => return Ensured::Failed(found),
             }
         }
-        let reply = match context {
-            // Over what is there: a value of another length, siblings, a tombstone.
-            Some(context) => caller.write(key, Some(context)).await,
-            None => patiently(caller, key, Job::Write).await,
-        };
+        let reply = caller.write(key, context).await;
         match reply.outcome {
             Outcome::Ok => return Ensured::Written,
-            Outcome::QuorumUnmet | Outcome::NoAnswer | Outcome::Overloaded | Outcome::Throttled
-                if tries < MAX_TRIES =>
-            {
+            outcome if passes(outcome) && tries < MAX_TRIES => {
                 // It may have been stored all the same.
                 looks = true;
-                tokio::time::sleep(pause).await;
-                pause = MAX_PAUSE.min(pause * 2);
+                tokio::time::sleep(pause(tries)).await;
+                tries += 1;
             }
             _ => return Ensured::Failed(reply),
         }
@@ -170,10 +151,10 @@ pub async fn load(
     let names = names(plan);
     // Keys are written in order: without the first there are none, and nobody need
     // look for the others.
-    let looks = match patiently(&mut open(plan, &names, 0).await?, 0, Job::Look).await {
+    let looks = match look(&mut open(plan, &names, 0).await?, 0).await {
         reply if reply.outcome == Outcome::Absent => false,
         reply if reply.outcome.is_answer() => true,
-        reply => return Err(failed(&reply, 0, plan)),
+        reply => return Err(BenchError::Look(reply.tell())),
     };
     let shared = Arc::new(Shared::default());
     let whole = Arc::new(plan.clone());
@@ -193,7 +174,11 @@ pub async fn load(
                         Ensured::Kept => shared.kept.fetch_add(1, Ordering::Relaxed),
                         Ensured::Failed(reply) => {
                             shared.is_stopped.store(true, Ordering::Relaxed);
-                            return Err(failed(&reply, shared.done(), &plan));
+                            return Err(BenchError::Load {
+                                loaded: shared.done(),
+                                keys: plan.keys,
+                                reason: reply.tell(),
+                            });
                         }
                     };
                 }

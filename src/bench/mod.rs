@@ -107,6 +107,10 @@ impl Plan {
 pub enum BenchError {
     #[error("{0}; `kinfold dev` starts three nodes to play with, --server names those that run")]
     Unreachable(String),
+    #[error(
+        "the items cannot be looked at: {0}; `kinfold cluster status` shows the nodes, and a moment later it may go"
+    )]
+    Look(String),
     #[error("loading stopped at {loaded} of {keys} keys: {reason}; a later run goes on from there")]
     Load {
         loaded: u64,

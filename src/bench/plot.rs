@@ -15,14 +15,14 @@ use hdrhistogram::Histogram;
 
 use super::Plan;
 use super::record::Outcome;
-use super::report::{duration, grouped};
+use super::report::grouped;
 use super::run::{Measured, Second};
 use super::workload::Operation;
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 76.0;
 /// Right of the panels, where lines are named.
-const RIGHT: f64 = 146.0;
+const RIGHT: f64 = 160.0;
 const HEAD: f64 = 84.0;
 /// From the bottom of one panel to the top of the next.
 const GAP: f64 = 76.0;
@@ -45,6 +45,9 @@ const COLOURS: [(&str, &str); Operation::ALL.len()] = [
     ("#4a3aa7", "#9085e9"),
     ("#b8517f", "#d55181"),
 ];
+
+/// The colour of what failed.
+const FAILED: (&str, &str) = ("#d03b3b", "#e66767");
 
 /// Where a panel is.
 #[derive(Clone, Copy)]
@@ -257,7 +260,7 @@ impl Svg {
             panel.bottom,
             panel.top,
         );
-        self.frame(panel, "Latency of what was carried out", &y, duration);
+        self.frame(panel, "Latency of what was carried out", &y, time);
         let shares = [
             (1.0, "0 %"),
             (2.0, "50 %"),
@@ -303,43 +306,51 @@ impl Svg {
         x
     }
 
-    /// How many were answered, over time.
+    /// How many were answered, and how many failed if any did, over time.
     fn rates(&mut self, panel: Panel, plan: &Plan, measured: &Measured) {
         let timeline = groups(&measured.timeline);
-        let rates: Vec<f64> = timeline
-            .iter()
-            .map(|group| {
-                let answered: u64 = group.iter().map(|second| second.answered).sum();
-                let lasted_s: f64 = group.iter().map(|second| second.lasted_s).sum();
-                answered as f64 / lasted_s
-            })
-            .collect();
+        let per_second = |group: &[&Second], of: fn(&Second) -> u64| {
+            let count: u64 = group.iter().map(|second| of(second)).sum();
+            let lasted_s: f64 = group.iter().map(|second| second.lasted_s).sum();
+            count as f64 / lasted_s
+        };
+        let kinds: [(&str, &str, fn(&Second) -> u64); 2] = [
+            ("all", "answered", |second| second.answered),
+            ("bad", "failed", |second| second.failed),
+        ];
         let due = plan.rate.map_or(0.0, |rate| rate.per_second);
-        let y = Axis::linear(
-            rates.iter().copied().fold(due, f64::max),
-            panel.bottom,
-            panel.top,
-        );
+        let most = kinds
+            .iter()
+            .flat_map(|(_, _, of)| timeline.iter().map(|group| per_second(group, *of)))
+            .fold(due, f64::max);
+        let y = Axis::linear(most, panel.bottom, panel.top);
         let label = |rate: f64| grouped(rate as u64);
-        self.frame(panel, "Answers a second", &y, label);
+        self.frame(panel, "Operations a second", &y, label);
         let x = self.seconds(panel, &timeline);
         if plan.rate.is_some() {
             let at = y.place(due);
             self.put(format_args!(
                 "<path class=\"due\" d=\"M{X_FROM} {at:.1}H{X_TO}\"/>\n"
             ));
-            self.words("words", "end", X_TO - 6.0, at + 14.0, "due");
+            self.words("words", "start", X_FROM + 6.0, at - 6.0, "due");
         }
-        let points = timeline.iter().zip(&rates).filter_map(|(group, rate)| {
-            let at_s = group.last()?.at_s;
-            Some((x.place(at_s), y.place(*rate)))
-        });
-        let line = Line {
-            class: "all".to_owned(),
-            points: points.collect(),
-            name: "all".to_owned(),
-        };
-        self.lines(panel, &[line]);
+        let failed = measured.timeline.iter().any(|second| second.failed > 0);
+        let lines: Vec<Line> = kinds
+            .iter()
+            .filter(|(class, _, _)| *class == "all" || failed)
+            .map(|(class, name, of)| {
+                let points = timeline.iter().filter_map(|group| {
+                    let at_s = group.last()?.at_s;
+                    Some((x.place(at_s), y.place(per_second(group, *of))))
+                });
+                Line {
+                    class: (*class).to_owned(),
+                    points: points.collect(),
+                    name: (*name).to_owned(),
+                }
+            })
+            .collect();
+        self.lines(panel, &lines);
     }
 
     /// How long the slow ones took, over time.
@@ -363,12 +374,7 @@ impl Svg {
             panel.bottom,
             panel.top,
         );
-        self.frame(
-            panel,
-            "99 % of each second took no longer than",
-            &y,
-            duration,
-        );
+        self.frame(panel, "99 % of each second took no longer than", &y, time);
         let x = self.seconds(panel, &timeline);
         let lines: Vec<Line> = Operation::ALL
             .into_iter()
@@ -419,14 +425,16 @@ fn style(
     faint: &str,
     grid: &str,
 ) -> String {
+    let bad = pick(FAILED);
     let mut text = format!(
         ".ground {{ fill: {ground} }}\n\
          .title {{ fill: {ink}; font-size: 19px; font-weight: 600 }}\n\
-         .name {{ fill: {ink}; font-size: 13px; font-weight: 600 }}\n\
+         .name {{ fill: {ink}; font-size: 13px; font-weight: 600; paint-order: stroke; stroke: {ground}; stroke-width: 4px }}\n\
          .words {{ fill: {faint}; font-size: 12px }}\n\
          .grid {{ stroke: {grid}; fill: none }}\n\
          .due {{ stroke: {faint}; fill: none; stroke-dasharray: 4 4 }}\n\
-         .all {{ stroke: {ink}; fill: {ink} }}\n"
+         .all {{ stroke: {ink}; fill: {ink} }}\n\
+         .bad {{ stroke: {bad}; fill: {bad} }}\n"
     );
     for (place, colours) in COLOURS.into_iter().enumerate() {
         let colour = pick(colours);
@@ -436,6 +444,18 @@ fn style(
     }
     text.push_str(".line { fill: none; stroke-width: 2; stroke-linejoin: round }\n");
     text
+}
+
+/// A round time, as axes have them.
+fn time(us: f64) -> String {
+    let (value, unit) = if us < 999.5 {
+        (us, "µs")
+    } else if us < 999_500.0 {
+        (us / 1e3, "ms")
+    } else {
+        (us / 1e6, "s")
+    };
+    format!("{} {unit}", (value * 10.0).round() / 10.0)
 }
 
 /// Text as XML wants it.
@@ -475,6 +495,15 @@ mod tests {
             assert!(groups.len() <= MAX_POINTS);
             assert_eq!(groups.iter().map(Vec::len).sum::<usize>(), count);
         }
+    }
+
+    #[test]
+    fn times_on_axes_are_short() {
+        let texts = [0.5, 20.0, 500.0, 1e3, 5e4, 1e6, 2e7].map(time);
+        assert_eq!(
+            texts,
+            ["0.5 µs", "20 µs", "500 µs", "1 ms", "50 ms", "1 s", "20 s"]
+        );
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub struct Told {
     pub lines: Vec<String>,
 }
 
-/// What was done, in a line.
+/// What was done, in two lines.
 fn heading(plan: &Plan, measured: &Measured) -> String {
     let nodes = plan.authorities.len();
     let pace = match plan.rate {
@@ -103,21 +103,21 @@ fn heading(plan: &Plan, measured: &Measured) -> String {
         String::new()
     };
     format!(
-        "{}, workload {}: {}; {keys}{conflicts}{} bytes; {} connections to {nodes} node{}, {pace}; {:.1} s after {} s of warm-up; seed {}{}",
+        "{}, workload {}: {}, {:.1} s after {} s of warm-up{}\n{keys}{conflicts}{} bytes; {} connections to {nodes} node{}, {pace}; seed {}",
         plan.table,
         plan.workload.name(),
         plan.workload.describe(),
-        grouped(plan.value_bytes as u64),
-        grouped(plan.connections as u64),
-        if nodes == 1 { "" } else { "s" },
         measured.lasted_s,
         plan.warmup.as_secs_f64(),
-        plan.seed,
         if measured.ended_early {
-            "; ENDED EARLY"
+            " (ended early)"
         } else {
             ""
         },
+        grouped(plan.value_bytes as u64),
+        grouped(plan.connections as u64),
+        if nodes == 1 { "" } else { "s" },
+        plan.seed,
     )
 }
 
@@ -186,11 +186,14 @@ fn lines(plan: &Plan, measured: &Measured, members: usize) -> Vec<String> {
     }
     let each = |cpu_s: f64| match answered + failed {
         0 => "no operation".to_owned(),
-        operations => format!("{} an operation", duration(cpu_s * 1e6 / operations as f64)),
+        operations => format!(
+            "{} CPU an operation",
+            duration(cpu_s * 1e6 / operations as f64)
+        ),
     };
     if let Some(client_cpu_s) = measured.client_cpu_s {
         lines.push(format!(
-            "client   {:.2} cores, in {} thread{}; {} CPU",
+            "client   {:.2} cores, in {} thread{}; {}",
             cores(client_cpu_s, measured),
             plan.threads,
             if plan.threads == 1 { "" } else { "s" },
@@ -198,18 +201,19 @@ fn lines(plan: &Plan, measured: &Measured, members: usize) -> Vec<String> {
         ));
     }
     if !measured.servers_cpu_s.is_empty() {
-        let total_s: f64 = measured.servers_cpu_s.iter().map(|(_, cpu_s)| cpu_s).sum();
         let parts: Vec<String> = measured
             .servers_cpu_s
             .iter()
-            .map(|(pid, cpu_s)| format!("{pid}: {:.2}", cores(*cpu_s, measured)))
+            .map(|(pid, cpu_s)| match cpu_s {
+                Some(cpu_s) => format!("{pid}: {:.2} cores", cores(*cpu_s, measured)),
+                None => format!("{pid}: ended"),
+            })
             .collect();
-        lines.push(format!(
-            "servers  {:.2} cores ({}); {} CPU",
-            cores(total_s, measured),
-            parts.join(", "),
-            each(total_s),
-        ));
+        let whole = servers_cpu_s(measured).map_or_else(
+            || "not all are there any more".to_owned(),
+            |total_s| format!("{:.2} cores; {}", cores(total_s, measured), each(total_s)),
+        );
+        lines.push(format!("servers  {whole} ({})", parts.join(", ")));
     }
     if let Some(failure) = &record.first_failure {
         lines.push(format!("failure  the first said: {failure}"));
@@ -220,6 +224,11 @@ fn lines(plan: &Plan, measured: &Measured, members: usize) -> Vec<String> {
             .map(|note| format!("note     {note}")),
     );
     lines
+}
+
+/// What all processes that were named took, if all are there still.
+fn servers_cpu_s(measured: &Measured) -> Option<f64> {
+    measured.servers_cpu_s.iter().map(|(_, cpu_s)| *cpu_s).sum()
 }
 
 fn cores(cpu_s: f64, measured: &Measured) -> f64 {
@@ -253,6 +262,8 @@ fn notes(plan: &Plan, measured: &Measured, members: usize) -> Vec<String> {
     if siblings > 0 {
         let why = if plan.conflicts > 0.0 {
             "as --conflicts asks for"
+        } else if !plan.workload.remembers_contexts() {
+            "earlier runs left them, or two writes met; loading again resolves them"
         } else {
             "connections that write one item without having seen each other's writes make them; --contexts shared has all of them know what any knows"
         };
@@ -288,7 +299,7 @@ fn notes(plan: &Plan, measured: &Measured, members: usize) -> Vec<String> {
             .map_or(0, |late| late.value_at_quantile(0.99));
         if late_us > LATE_US {
             notes.push(
-                "requests waited to be sent: every connection was taken; more --connections tell whether the client or the cluster was short"
+                "requests waited to be sent: no connection was free, or this machine was too busy to send; try more --connections, or another machine"
                     .to_owned(),
             );
         }
@@ -440,7 +451,7 @@ pub fn to_json(plan: &Plan, loaded: Option<&Loaded>, measured: &Measured, member
         })
     });
     let servers = (!measured.servers_cpu_s.is_empty()).then(|| {
-        let total_s: f64 = measured.servers_cpu_s.iter().map(|(_, cpu_s)| cpu_s).sum();
+        let total_s = servers_cpu_s(measured);
         let each: Vec<Value> = measured
             .servers_cpu_s
             .iter()
@@ -449,8 +460,8 @@ pub fn to_json(plan: &Plan, loaded: Option<&Loaded>, measured: &Measured, member
         json!({
             "processes": each,
             "cpu_seconds": total_s,
-            "cores": cores(total_s, measured),
-            "cpu_us_per_operation": each_us(total_s),
+            "cores": total_s.map(|total_s| cores(total_s, measured)),
+            "cpu_us_per_operation": total_s.and_then(each_us),
         })
     });
     json!({

@@ -99,8 +99,8 @@ pub struct Measured {
     pub cpu_span_s: f64,
     /// None where the system does not tell.
     pub client_cpu_s: Option<f64>,
-    /// Of each process that was named.
-    pub servers_cpu_s: Vec<(u32, f64)>,
+    /// Of each process that was named; none of one that ended meanwhile.
+    pub servers_cpu_s: Vec<(u32, Option<f64>)>,
 }
 
 struct Shared {
@@ -360,33 +360,33 @@ fn spawn_workers(
 
 /// Whether the processor time of these processes can be read at all.
 pub fn see_processes(pids: &[u32]) -> Result<(), BenchError> {
-    servers_cpu_s(pids).map(drop)
-}
-
-fn servers_cpu_s(pids: &[u32]) -> Result<Vec<(u32, f64)>, BenchError> {
-    pids.iter()
-        .map(|pid| match cpu_s(*pid) {
-            Ok(cpu_s) => Ok((*pid, cpu_s)),
-            Err(source) => Err(BenchError::Pid { pid: *pid, source }),
-        })
-        .collect()
+    pids.iter().try_for_each(|pid| match cpu_s(*pid) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(BenchError::Pid { pid: *pid, source }),
+    })
 }
 
 /// What is measured besides the answers, from the end of the warm-up on.
 struct Meters {
     at_ns: u64,
     own_s: Option<f64>,
-    servers_s: Vec<(u32, f64)>,
+    /// In the order of the plan. A server that ended is part of what is found out.
+    servers_s: Vec<Option<f64>>,
 }
 
 impl Meters {
-    fn read(shared: &Shared) -> Result<Meters, BenchError> {
-        Ok(Meters {
+    fn read(shared: &Shared) -> Meters {
+        let servers_s = shared.plan.pids.iter().map(|pid| cpu_s(*pid).ok());
+        Meters {
             at_ns: shared.watch.elapsed_ns(),
             own_s: own_cpu_s(),
-            servers_s: servers_cpu_s(&shared.plan.pids)?,
-        })
+            servers_s: servers_s.collect(),
+        }
     }
+}
+
+fn spent_s(begin_s: Option<f64>, end_s: Option<f64>) -> Option<f64> {
+    Some(end_s? - begin_s?)
 }
 
 /// What a run has come to so far.
@@ -464,7 +464,7 @@ async fn measure(
                 .fill(schedule, shared.watch, begun_ns, from_ns, &until_ns)
         })
     });
-    let mut meters = Meters::read(shared)?;
+    let mut meters = Meters::read(shared);
     let mut harvest = Harvest {
         whole: Record::default(),
         timeline: Vec::new(),
@@ -490,7 +490,7 @@ async fn measure(
             }
             () = tokio::time::sleep(Duration::from_nanos(tick_ns.saturating_sub(now_ns))) => {
                 if tick_ns == from_ns {
-                    meters = Meters::read(shared)?;
+                    meters = Meters::read(shared);
                 } else if let Some(second) = harvest.take(shared, from_ns, 0.0) {
                     tell(Progress::Second(second));
                 }
@@ -506,8 +506,9 @@ async fn measure(
         Some(pacer) => Some(pacer.await?),
     };
     let until_ns = shared.until_ns.load(Ordering::Relaxed);
-    let end = Meters::read(shared)?;
-    let servers_cpu_s = end.servers_s.iter().zip(&meters.servers_s);
+    let end = Meters::read(shared);
+    let servers = meters.servers_s.iter().zip(&end.servers_s);
+    let servers_cpu_s = servers.map(|(begin_s, end_s)| spent_s(*begin_s, *end_s));
     Ok(Measured {
         record: harvest.whole,
         timeline: harvest.timeline,
@@ -515,9 +516,7 @@ async fn measure(
         ended_early,
         due,
         cpu_span_s: end.at_ns.saturating_sub(meters.at_ns) as f64 / NS_PER_SECOND as f64,
-        client_cpu_s: end.own_s.zip(meters.own_s).map(|(end, begin)| end - begin),
-        servers_cpu_s: servers_cpu_s
-            .map(|((pid, end_s), (_, begin_s))| (*pid, end_s - begin_s))
-            .collect(),
+        client_cpu_s: spent_s(meters.own_s, end.own_s),
+        servers_cpu_s: plan.pids.iter().copied().zip(servers_cpu_s).collect(),
     })
 }

@@ -77,8 +77,8 @@ Examples:
 pub struct BenchArgs {
     /// The nodes to ask, separated by commas; connections take turns. Instead of
     /// --endpoint
-    #[arg(long, value_name = "A,B,C")]
-    server: Option<String>,
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    server: Vec<String>,
     /// A table of values; make one for this, since items stay in it
     #[arg(long)]
     table: String,
@@ -316,8 +316,11 @@ async fn survey(args: &BenchArgs, authorities: &[String]) -> Result<Surveyed, Cl
 /// Runs the command.
 pub async fn run(common: &Common, args: BenchArgs) -> Result<(), CliError> {
     let output = common.output();
-    let endpoints = args.server.as_deref().unwrap_or(&common.endpoint);
-    let authorities = client::authorities(endpoints)?;
+    let authorities = if args.server.is_empty() {
+        client::authorities(&common.endpoint)?
+    } else {
+        client::authorities(&args.server.join(","))?
+    };
     let surveyed = survey(&args, &authorities).await?;
     run::see_processes(&args.pids)?;
     // Now, rather than when all has been measured and cannot be written.
@@ -339,19 +342,21 @@ pub async fn run(common: &Common, args: BenchArgs) -> Result<(), CliError> {
         }));
     }
     let measured = measure(&plan, &output).await?;
+    let operations = measured.record.steps(|_| true);
+    if operations == 0 {
+        return Err(CliError::from(BenchError::NothingBegun));
+    }
     if let Some(picture) = picture {
         picture.write(&plot::draw(&plan, &measured))?;
     }
     print(&plan, loaded.as_ref(), &measured, surveyed.members, &output)?;
-    let record = &measured.record;
-    match (record.steps(Outcome::is_answer), record.steps(|_| true)) {
-        (0, 0) => Err(CliError::from(BenchError::NothingBegun)),
-        (0, operations) => Err(CliError::from(BenchError::NothingDone {
+    if measured.record.steps(Outcome::is_answer) == 0 {
+        return Err(CliError::from(BenchError::NothingDone {
             operations,
-            first: record.first_failure.clone().unwrap_or_default(),
-        })),
-        _ => Ok(()),
+            first: measured.record.first_failure.unwrap_or_default(),
+        }));
     }
+    Ok(())
 }
 
 /// The file for the picture.
@@ -362,7 +367,10 @@ struct Picture<'a> {
 
 impl<'a> Picture<'a> {
     fn create(path: &'a Path) -> Result<Self, CliError> {
-        let file = File::create(path).map_err(|source| CliError::File {
+        // Not emptied yet: the picture of an earlier run stays if this one fails.
+        let mut options = File::options();
+        let opened = options.write(true).create(true).truncate(false).open(path);
+        let file = opened.map_err(|source| CliError::File {
             path: path.to_owned(),
             source,
         })?;
@@ -371,7 +379,8 @@ impl<'a> Picture<'a> {
 
     fn write(mut self, text: &str) -> Result<(), CliError> {
         self.file
-            .write_all(text.as_bytes())
+            .set_len(0)
+            .and_then(|()| self.file.write_all(text.as_bytes()))
             .map_err(|source| CliError::File {
                 path: self.path.to_owned(),
                 source,
@@ -382,8 +391,10 @@ impl<'a> Picture<'a> {
 /// Ends when the process is told to stop. Where signals cannot be heard it never
 /// does, and the system ends the process as it would any other.
 async fn stopped() {
-    if serve::shutdown_signal().await.is_err() {
-        std::future::pending::<()>().await;
+    match serve::shutdown_signal().await {
+        // What is on its way is awaited, but not by whoever asks twice.
+        Ok(()) => serve::exit_on_second_signal(),
+        Err(_) => std::future::pending().await,
     }
 }
 

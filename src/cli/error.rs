@@ -138,7 +138,7 @@ impl CliError {
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => 5,
                 _ => 1,
             },
-            CliError::Bench(BenchError::Unreachable(_)) => 5,
+            CliError::Bench(BenchError::Unreachable(_) | BenchError::Look(_)) => 5,
             CliError::Bench(BenchError::NothingLoaded { .. }) => 3,
             CliError::Bench(
                 BenchError::OperationsOnly { .. }
