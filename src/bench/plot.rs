@@ -323,7 +323,8 @@ impl Svg {
             .iter()
             .flat_map(|(_, _, of)| timeline.iter().map(|group| per_second(group, *of)))
             .fold(due, f64::max);
-        let y = Axis::linear(most, panel.bottom, panel.top);
+        // A run without a second has an axis all the same.
+        let y = Axis::linear(most.max(1.0), panel.bottom, panel.top);
         let label = |rate: f64| grouped(rate as u64);
         self.frame(panel, "Operations a second", &y, label);
         let x = self.seconds(panel, &timeline);
@@ -477,6 +478,19 @@ mod tests {
         assert!(all.is_sorted() && all.len() < 100);
         assert_eq!(one_in(1, RAREST).count(), 2);
         assert!(one_in(u64::MAX, RAREST).all(|one_in| one_in <= RAREST * 1.001));
+    }
+
+    #[test]
+    fn a_run_without_a_second_is_drawn() {
+        let (plan, measured) = super::super::report::tests::example();
+        let measured = Measured {
+            timeline: Vec::new(),
+            record: Default::default(),
+            ..measured
+        };
+        let picture = draw(&plan, &measured);
+        assert!(picture.ends_with("</svg>\n"));
+        assert!(!picture.contains("NaN") && !picture.contains("inf"));
     }
 
     #[test]

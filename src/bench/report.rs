@@ -492,35 +492,4 @@ pub fn to_json(plan: &Plan, loaded: Option<&Loaded>, measured: &Measured, member
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_three_digits_and_a_unit() {
-        for (us, text) in [
-            (0.0, "0 µs"),
-            (7.0, "7 µs"),
-            (7.25, "7.25 µs"),
-            (52.34, "52.3 µs"),
-            (999.0, "999 µs"),
-            (999.6, "1.00 ms"),
-            (1_234.0, "1.23 ms"),
-            (12_345.0, "12.3 ms"),
-            (123_456.0, "123 ms"),
-            (999_499.0, "999 ms"),
-            (999_500.0, "1.00 s"),
-            (12_000_000.0, "12.0 s"),
-        ] {
-            assert_eq!(duration(us), text, "{us}");
-        }
-    }
-
-    #[test]
-    fn numbers_are_grouped_and_rates_rounded() {
-        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000")] {
-            assert_eq!(grouped(number), text);
-        }
-        assert_eq!(rate(0.52), "0.5");
-        assert_eq!(rate(41_234.6), "41,235");
-    }
-}
+pub(super) mod tests;
