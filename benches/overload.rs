@@ -32,9 +32,6 @@ use tokio::time::Instant;
 
 /// How many connections the closed loop uses: enough to keep every part busy.
 const CLOSED_CONNECTIONS: usize = 64;
-/// How many requests may be on their way at once, to each node: what comes then
-/// finds no connection and counts as lost. Far more than the nodes let in.
-const MAX_OPEN: usize = 3_000;
 /// Keys that are written and read.
 const KEYS: u64 = 20_000;
 /// How long a row runs before it counts: thousands of connections are opened, and
@@ -50,8 +47,12 @@ struct Args {
     #[arg(long, env = "LOAD_SECONDS", default_value_t = 8)]
     seconds: u64,
     /// How long a client waits for its answer, in milliseconds
-    #[arg(long, env = "LOAD_TIMEOUT_MS", default_value_t = 1_000)]
+    #[arg(long, env = "LOAD_TIMEOUT_MS", default_value_t = 3_000)]
     timeout_ms: u64,
+    /// How many requests may be on their way to each node at once; what comes then
+    /// finds no connection and counts as unsent
+    #[arg(long, env = "LOAD_MAX_OPEN", default_value_t = 1_000)]
+    max_open: usize,
     #[arg(long, env = "LOAD_VALUE_BYTES", default_value_t = 900)]
     value_bytes: usize,
     /// commit: fsync before every acknowledgement; os: survive only a crash of the process
@@ -298,7 +299,7 @@ async fn open_loop(
         while sent < due {
             let pool = &pools[sent as usize % pools.len()];
             sent += 1;
-            if pool.out.fetch_add(1, Ordering::Relaxed) >= MAX_OPEN as u64 {
+            if pool.out.fetch_add(1, Ordering::Relaxed) >= args.max_open as u64 {
                 pool.out.fetch_sub(1, Ordering::Relaxed);
                 outcomes.unsent.fetch_add(1, Ordering::Relaxed);
                 continue;

@@ -94,6 +94,11 @@ impl Request {
         Request::new(Method::DELETE, path)
     }
 
+    /// What is asked for: the path, and the query where there is one.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// With one more header. One that HTTP cannot carry is an error when the
     /// request is sent, not silence.
     pub fn header(mut self, name: HeaderName, value: &str) -> Result<Self, ClientError> {
@@ -219,6 +224,15 @@ impl ClientError {
                 | ClientError::Broken { .. }
         )
     }
+}
+
+/// The `host:port` of each of these endpoints, which are written as for
+/// [`Client::new`].
+pub fn authorities(endpoints: &str) -> Result<Vec<String>, ClientError> {
+    endpoints
+        .split(',')
+        .map(|endpoint| Ok(Endpoint::parse(endpoint.trim())?.authority))
+        .collect()
 }
 
 type Sender = SendRequest<Full<Bytes>>;

@@ -52,20 +52,25 @@ impl Clock for SystemClock {
     }
 }
 
-/// How long something takes, where no decision of the protocol hangs on it.
+/// What measures how long things take: finer than a [`Clock`], which the protocol
+/// needs no finer. Copies measure from the same moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Stopwatch(Instant);
+pub struct Stopwatch {
+    started: Instant,
+}
 
 impl Stopwatch {
-    /// Starts it.
+    /// A stopwatch that starts now.
     #[allow(clippy::disallowed_methods)]
     pub fn start() -> Self {
-        Stopwatch(Instant::now())
+        Stopwatch {
+            started: Instant::now(),
+        }
     }
 
-    /// Microseconds since it was started.
-    pub fn elapsed_us(self) -> u64 {
-        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
+    /// How long ago it was started, in nanoseconds.
+    pub fn elapsed_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Only [`server`] and [`simulation`] name the adapters behind those three
-//! traits. Nothing points back; `tests/tidy.rs` keeps it so.
+//! traits. Nothing points back; `tests/tidy.rs` keeps it so. [`bench`] stands
+//! outside: it knows of a node what its clients know.
 //!
 //! # The life of a PUT
 //!
@@ -62,6 +63,7 @@
 //! digest (`machine/upkeep.rs`) and kept by [`reconcile::registry`].
 
 pub mod api;
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -55,7 +55,7 @@ const SMALL_ANSWER_BYTES: usize = 4 << 10;
 /// that is refused costs as much as a quarter of one that is carried out, so that a
 /// node that refused them all at once would do little else; and most clients wait for
 /// longer than this.
-pub const MAX_WAIT: Duration = Duration::from_millis(500);
+pub const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// The gate of one node.
 pub struct Gate {

@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use super::check::CheckError;
 use super::reconciler::simulate::TrialError;
 use super::reconciler::{BuildError, NewError};
+use crate::bench::BenchError;
 use crate::client::{ClientError, Reply};
 use crate::config::ConfigError;
 use crate::logging::LoggingError;
@@ -74,6 +75,8 @@ pub enum CliError {
         first: String,
     },
     #[error(transparent)]
+    Bench(#[from] BenchError),
+    #[error(transparent)]
     Check(#[from] CheckError),
     #[error(transparent)]
     New(#[from] NewError),
@@ -135,6 +138,13 @@ impl CliError {
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => 5,
                 _ => 1,
             },
+            CliError::Bench(BenchError::Unreachable(_) | BenchError::Look(_)) => 5,
+            CliError::Bench(BenchError::NothingLoaded { .. }) => 3,
+            CliError::Bench(
+                BenchError::OperationsOnly { .. }
+                | BenchError::TooLarge { .. }
+                | BenchError::Pid { .. },
+            ) => 2,
             CliError::Unresolved { .. } => 4,
             CliError::Unchecked { .. } => 6,
             CliError::CutShort => 5,

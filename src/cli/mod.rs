@@ -16,6 +16,7 @@ use crate::client::{Client, DEFAULT_TIMEOUT};
 use error::CliError;
 use output::Output;
 
+mod bench;
 mod check;
 mod cluster;
 mod delete;
@@ -127,6 +128,8 @@ enum Command {
     /// Look at the cluster, and let nodes go
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Load a cluster, and say how fast it is
+    Bench(Box<bench::BenchArgs>),
     /// Play clusters under faults, and check that nothing is lost
     Simulate(Box<simulate::SimulateArgs>),
 }
@@ -209,6 +212,7 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Table(command) => table::run(common, command).await,
         Command::Reconciler(command) => reconciler::run(common, command).await,
         Command::Cluster(command) => cluster::run(common, command).await,
+        Command::Bench(args) => bench::run(common, *args).await,
         Command::Simulate(args) => simulate::run(common, &args),
     }
 }

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
 use super::error::CliError;
@@ -61,10 +61,33 @@ impl Output {
 
     /// Prints a table.
     pub fn table(&self, header: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
+        let mut table = self.drawn(header, rows);
+        if self.terminal {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        self.line(&table.trim_fmt())
+    }
+
+    /// Prints a table whose columns are figures, aligned at their ends, but for so
+    /// many at the left. Where there is no room for them, lines are rather too long
+    /// than figures broken.
+    pub fn figures(
+        &self,
+        header: &[&str],
+        rows: Vec<Vec<String>>,
+        names: usize,
+    ) -> Result<(), CliError> {
+        let mut table = self.drawn(header, rows);
+        for column in table.column_iter_mut().skip(names) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        self.line(&table.trim_fmt())
+    }
+
+    fn drawn(&self, header: &[&str], rows: Vec<Vec<String>>) -> Table {
         let mut table = Table::new();
         if self.terminal {
             table.load_style(presets::UTF8_FULL_CONDENSED);
-            table.set_content_arrangement(ContentArrangement::Dynamic);
         } else {
             table.load_style(presets::NOTHING);
         }
@@ -72,7 +95,7 @@ impl Output {
         for row in rows {
             table.add_row(row);
         }
-        self.line(&table.trim_fmt())
+        table
     }
 }
 

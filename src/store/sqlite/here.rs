@@ -184,7 +184,7 @@ impl Here {
                 Ok(()) => self.shared.read(&seat.connection, partition, key, part),
                 Err(error) => Err(self.shared.meaning(file, &error)),
             };
-            self.pace.note(watch.elapsed_us());
+            self.pace.note(watch.elapsed_ns() / 1_000);
             if let (Some(unknown), Ok(StoreReply::State(Some(state)))) = (unknown, &reply) {
                 self.shared.states.learn(&unknown, *state);
             }
