@@ -1,0 +1,2 @@
+//! Placeholder of promises, replaced below.
+fn main() {}
