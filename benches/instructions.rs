@@ -192,11 +192,12 @@ fn count() -> anyhow::Result<BTreeMap<String, Entry>> {
         };
         // What was made ready, and then what was done.
         let before = folder.join(format!("profile.{}", 2 * number + 1));
-        let dump = folder.join(format!("profile.{}", 2 * number + 2));
-        let total = total(&dump)?;
-        std::fs::remove_file(&before).with_context(|| format!("{}", before.display()))?;
+        let during = folder.join(format!("profile.{}", 2 * number + 2));
         let named = folder.join(name.replace([' ', '/'], "_").replace(',', ""));
-        std::fs::rename(&dump, &named).with_context(|| format!("{}", named.display()))?;
+        let total = keep(&during, &named)?;
+        for read in [before, during] {
+            std::fs::remove_file(&read).with_context(|| format!("{}", read.display()))?;
+        }
         let entry = Entry {
             instructions: total / times.parse::<u64>()?,
             spread_percent: spread.parse()?,
@@ -207,20 +208,31 @@ fn count() -> anyhow::Result<BTreeMap<String, Entry>> {
     Ok(counts)
 }
 
-/// The instructions of a profile.
-fn total(dump: &Path) -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string(dump).with_context(|| {
-        format!(
-            "{}: callgrind did not see where a count ends",
-            dump.display()
-        )
+/// Keeps a profile under another name; how many instructions it counts.
+fn keep(profile: &Path, named: &Path) -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string(profile).with_context(|| {
+        let profile = profile.display();
+        format!("{profile}: callgrind did not see where a count begins or ends")
     })?;
-    let totals = text.lines().find_map(|line| {
-        line.strip_prefix("totals:")
-            .or(line.strip_prefix("summary:"))
-    });
-    let totals = totals.with_context(|| format!("{} has no sum", dump.display()))?;
-    Ok(totals.trim().parse()?)
+    let total = text
+        .lines()
+        .find_map(|line| line.strip_prefix("summary:"))
+        .with_context(|| format!("{} has no sum", profile.display()))?;
+    let total = total.trim().parse()?;
+    // Calls that began before are told of as none, with all that they cost: those
+    // who read profiles would take that for the caller's own work.
+    let mut lines = text.lines();
+    let mut kept = String::with_capacity(text.len());
+    while let Some(line) = lines.next() {
+        if line.starts_with("calls=0 ") {
+            lines.next();
+        } else {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    std::fs::write(named, kept).with_context(|| format!("{}", named.display()))?;
+    Ok(total)
 }
 
 /// Plays the scenes, and tells of each before the next.

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
 use kinfold::protocol::context::Context;
@@ -55,11 +55,20 @@ pub fn row_scenes() -> Vec<Scene> {
     scenes
 }
 
+/// How many answers are awaited, and a bell for the last one. A channel would make
+/// room for thirty answers each time, and that would be a tenth of what is counted.
+#[derive(Default)]
+struct Awaited {
+    open: Mutex<usize>,
+    none: Condvar,
+}
+
 /// A store of one file in a directory of its own, with items in it.
 pub struct Place {
     pub store: Arc<SqliteStore>,
     value: Bytes,
     next: Cell<u64>,
+    awaited: Arc<Awaited>,
     _dir: tempfile::TempDir,
 }
 
@@ -82,6 +91,7 @@ impl Place {
             store: SqliteStore::open(options).expect("opens"),
             value: Bytes::from(vec![b'v'; SMALL_BYTES]),
             next: Cell::new(0),
+            awaited: Arc::default(),
             _dir: dir,
         };
         let fill: Vec<StoreRequest> = (0..ITEMS).map(|_| place.new_item()).collect();
@@ -128,23 +138,29 @@ impl Place {
 
     /// Asks all at once, and waits for all.
     pub fn ask(&self, requests: Vec<StoreRequest>) {
-        let (done, replies) = mpsc::channel();
-        let waiting = requests.len();
+        *self.awaited.open.lock().expect("sound") = requests.len();
         for request in requests {
-            let done = done.clone();
-            self.store.submit(
-                request,
-                Box::new(move |reply| done.send(reply).expect("the scene waits")),
-            );
+            let awaited = self.awaited.clone();
+            let done = move |reply| {
+                // On a thread of the store's, whose end would show as well.
+                assert!(
+                    matches!(
+                        reply,
+                        Ok(StoreReply::Row(Some(_)) | StoreReply::Updated(Outcome::Written(_), _))
+                    ),
+                    "{reply:?}"
+                );
+                let mut open = awaited.open.lock().expect("sound");
+                *open -= 1;
+                if *open == 0 {
+                    awaited.none.notify_one();
+                }
+            };
+            self.store.submit(request, Box::new(done));
         }
-        for reply in replies.iter().take(waiting) {
-            assert!(
-                matches!(
-                    reply,
-                    Ok(StoreReply::Row(Some(_)) | StoreReply::Updated(Outcome::Written(_), _))
-                ),
-                "{reply:?}"
-            );
+        let mut open = self.awaited.open.lock().expect("sound");
+        while *open > 0 {
+            open = self.awaited.none.wait(open).expect("sound");
         }
     }
 }
