@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use comfy_table::{CellAlignment, Table, presets};
-use kinfold::clock::{Clock, SystemClock};
 use kinfold::protocol::context::Context;
 use kinfold::protocol::id::{ClusterId, ItemKey, Partition, Position, TableId};
 use kinfold::protocol::layout::{Candidate, Layout};
@@ -23,7 +22,6 @@ use kinfold::protocol::membership::{Member, Persisted, Status, tag_of};
 use kinfold::protocol::merkle::{Tree, width};
 use kinfold::protocol::message::{Ask, ItemRequest, Response};
 use kinfold::protocol::ring::{MAX_PREFERENCE, Ring};
-use kinfold::protocol::siblings::StateHash;
 
 use scenes::SMALL_BYTES;
 use scenes::protocol::candidates;
@@ -35,15 +33,44 @@ mod scenes;
 const SIZES: [usize; 4] = [3, 10, 100, 1_000];
 /// Into how many partitions the rings of the clusters that gossip are cut.
 const PARTITIONS: u32 = 4_096;
-/// How long a cluster runs before it counts as settled, in virtual milliseconds.
-const SETTLING_MS: u64 = 15_000;
-/// How long its gossip is counted.
-const COUNTED_MS: u64 = 20_000;
-/// As in a server, but in the largest clusters, where ticks would take minutes.
+/// A tick, in virtual milliseconds: as in a server.
 const TICK_MS: u64 = 10;
-const LARGE_TICK_MS: u64 = 100;
-/// How many items the node that joins is to be given, about.
-const ITEMS: u64 = 60_000;
+/// How many items lie on the three nodes that another joins.
+const ITEMS: u64 = 200_000;
+
+/// Into how many partitions they fall: few, so that each is as long as in a store of
+/// a hundred million items, and beginning a session does not weigh.
+const FILLED_PARTITIONS: u32 = 16;
+
+/// How long a cluster is watched, in virtual milliseconds.
+#[derive(Clone, Copy)]
+struct Watch {
+    tick_ms: u64,
+    /// Before it counts as settled.
+    settling_ms: u64,
+    /// How long its gossip is counted, once settled and once while one joins.
+    counted_ms: u64,
+}
+
+impl Watch {
+    /// The largest clusters are watched shorter and less closely, or they would take
+    /// an hour.
+    fn of(nodes: usize) -> Watch {
+        if nodes < 1_000 {
+            Watch {
+                tick_ms: TICK_MS,
+                settling_ms: 15_000,
+                counted_ms: 20_000,
+            }
+        } else {
+            Watch {
+                tick_ms: 10 * TICK_MS,
+                settling_ms: 10_000,
+                counted_ms: 8_000,
+            }
+        }
+    }
+}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -52,11 +79,10 @@ fn main() {
         return;
     }
     let largest = arguments.iter().find_map(|argument| argument.parse().ok());
-    let clock = SystemClock::new();
-    gossip(&clock, largest.unwrap_or(usize::MAX));
-    rings(&clock, largest.unwrap_or(1_000).min(1_000));
+    rings(largest.unwrap_or(1_000).min(1_000));
     trees();
-    filling(&clock);
+    filling();
+    gossip(largest.unwrap_or(usize::MAX));
 }
 
 fn table(header: &[&str]) -> Table {
@@ -69,18 +95,26 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-/// What `work` gives, and how many milliseconds of the clock it took.
-fn timed<T>(clock: &SystemClock, work: impl FnOnce() -> T) -> (T, f64) {
-    let begun_us = clock.now().wall_us;
+/// What `work` gives, and how many milliseconds of a processor it took: this
+/// program has one thread, and others may keep it from running.
+fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
+    let begun_ns = processor_ns();
     let made = work();
-    let spent_us = clock.now().wall_us.saturating_sub(begun_us);
-    (made, spent_us as f64 / 1000.0)
+    (made, processor_ns().saturating_sub(begun_ns) as f64 / 1e6)
+}
+
+/// How long the first thread has run.
+fn processor_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/schedstat").expect("this is Linux");
+    let first = text.split_whitespace().next();
+    let ran_ns = first.and_then(|number| number.parse().ok());
+    ran_ns.expect("the first number is the time that it ran")
 }
 
 // Gossip.
 
 /// Settled clusters, and one node that joins them.
-fn gossip(clock: &SystemClock, largest: usize) {
+fn gossip(largest: usize) {
     println!("Gossip, {PARTITIONS} partitions: what one node sends, and what it works for it");
     let mut table = table(&[
         "nodes",
@@ -93,16 +127,12 @@ fn gossip(clock: &SystemClock, largest: usize) {
         "all know the layout after",
     ]);
     for nodes in SIZES.into_iter().filter(|nodes| *nodes <= largest) {
-        let tick_ms = if nodes < 1_000 {
-            TICK_MS
-        } else {
-            LARGE_TICK_MS
-        };
+        let watch = Watch::of(nodes);
         let mut world = remembering(nodes);
-        world.pass(SETTLING_MS, tick_ms);
+        world.pass(watch.settling_ms, watch.tick_ms);
         world.counts = true;
-        let (settled, worked_ms) = timed(clock, || counted(&mut world, tick_ms));
-        let node_seconds = nodes as f64 * COUNTED_MS as f64 / 1000.0;
+        let (settled, worked_ms) = timed(|| counted(&mut world, watch));
+        let node_seconds = nodes as f64 * watch.counted_ms as f64 / 1000.0;
         let each = |figure: u64| figure as f64 / node_seconds;
 
         // The same time again, in which one joins.
@@ -111,8 +141,8 @@ fn gossip(clock: &SystemClock, largest: usize) {
         world.traffic = Traffic::default();
         let begun_ms = world.now_ms;
         let mut all_know_ms = None;
-        while world.now_ms < begun_ms + COUNTED_MS {
-            world.pass(tick_ms, tick_ms);
+        while world.now_ms < begun_ms + watch.counted_ms {
+            world.pass(watch.tick_ms, watch.tick_ms);
             let knows = |node: &scenes::world::Node| {
                 let ring = node.machine.ring();
                 ring.is_some_and(|ring| ring.layout().nodes().binary_search(&joiner).is_ok())
@@ -140,15 +170,13 @@ fn gossip(clock: &SystemClock, largest: usize) {
         ]);
     }
     println!("{table}");
-    println!(
-        "Work: of the clock, with a tick each {TICK_MS} ms ({LARGE_TICK_MS} ms from 1,000 nodes on),"
-    );
-    println!("frames counted but not encoded.\n");
+    println!("Work: of a processor, with a tick each 10 ms (100 ms from 1,000 nodes on); frames");
+    println!("are counted but not encoded.\n");
 }
 
-fn counted(world: &mut World, tick_ms: u64) -> Traffic {
+fn counted(world: &mut World, watch: Watch) -> Traffic {
     world.traffic = Traffic::default();
-    world.pass(COUNTED_MS, tick_ms);
+    world.pass(watch.counted_ms, watch.tick_ms);
     world.traffic
 }
 
@@ -205,7 +233,7 @@ fn remembering(nodes: usize) -> World {
 
 // Rings.
 
-fn rings(clock: &SystemClock, nodes: usize) {
+fn rings(nodes: usize) {
     println!("{nodes} nodes of three weights in five zones");
     let mut table = table(&[
         "partitions",
@@ -221,8 +249,8 @@ fn rings(clock: &SystemClock, nodes: usize) {
     let members = candidates(nodes + 1);
     for partitions in [256, 4_096, 16_384, 65_536] {
         let founding = Layout::founding(partitions, 3, members[0].clone());
-        let (layout, born_ms) = timed(clock, || founding.next(&members[..nodes]));
-        let (joined, join_ms) = timed(clock, || layout.next(&members));
+        let (layout, born_ms) = timed(|| founding.next(&members[..nodes]));
+        let (joined, join_ms) = timed(|| layout.next(&members));
         let moved: usize = (0..partitions)
             .map(Partition)
             .map(|partition| {
@@ -237,9 +265,9 @@ fn rings(clock: &SystemClock, nodes: usize) {
             .expect("a layout encodes")
             .len();
         let joined = Arc::new(joined);
-        let (ring, ring_ms) = timed(clock, || Ring::new(joined));
+        let (ring, ring_ms) = timed(|| Ring::new(joined));
         const LOOKUPS: u32 = 10_000_000;
-        let (_, lookup_ms) = timed(clock, || {
+        let (_, lookup_ms) = timed(|| {
             let mut partition = 0;
             for _ in 0..LOOKUPS {
                 partition = (partition + 40_503) % partitions;
@@ -264,43 +292,26 @@ fn rings(clock: &SystemClock, nodes: usize) {
 
 // Trees.
 
-/// What this process holds in memory, in bytes.
-fn resident_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = text.split_whitespace().nth(1);
-    pages
-        .and_then(|pages| pages.parse::<u64>().ok())
-        .unwrap_or(0)
-        * 4096
-}
-
 fn trees() {
     println!("Merkle trees of a node that holds every partition, for one number of replicas");
     let mut table = table(&[
         "partitions",
         "buckets each",
-        "sums",
-        "resident",
+        "memory",
         "items a bucket, of 1 million",
         "of 1,000 million",
     ]);
     for partitions in [256, 4_096, 65_536] {
-        let before = resident_bytes();
-        let trees: Vec<Tree> = (0..partitions)
-            .map(|_| full_tree(width(partitions)))
-            .collect();
-        let resident = resident_bytes().saturating_sub(before);
-        let sums: usize = trees
-            .iter()
-            .flat_map(|tree| (0..=tree.depth()).map(|level| tree.level(level).len()))
+        let tree = Tree::new(width(partitions));
+        let sums: usize = (0..=tree.depth())
+            .map(|level| tree.level(level).len())
             .sum();
+        let bytes = partitions as usize * sums * size_of::<u128>();
         let buckets = f64::from(partitions * width(partitions));
-        let mebibytes = |bytes: f64| format!("{:.1} MiB", bytes / f64::from(1 << 20));
         table.add_row([
             partitions.to_string(),
             width(partitions).to_string(),
-            mebibytes((sums * size_of::<u128>()) as f64),
-            mebibytes(resident as f64),
+            format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
             format!("{:.1}", 1e6 / buckets),
             format!("{:.0}", 1e9 / buckets),
         ]);
@@ -308,28 +319,19 @@ fn trees() {
     println!("{table}\n");
 }
 
-/// A tree of so many items that every page of its memory is in use.
-fn full_tree(width: u32) -> Tree {
-    let mut tree = Tree::new(width);
-    for number in 0..width / 64 + 1 {
-        let key = ItemKey::new(TableId(1), &number.to_be_bytes(), None);
-        tree.change(&key, None, Some(StateHash([1; 16])));
-    }
-    tree
-}
-
 // Filling.
 
-/// A fourth node joins three that hold items, and is given three quarters of them.
-fn filling(clock: &SystemClock) {
-    let mut world = World::of_three(256);
+/// A fourth node joins three that hold items, and is given half of them: it shares a
+/// zone with one of the three.
+fn filling() {
+    let mut world = World::of_three(FILLED_PARTITIONS);
     let value = Bytes::from(vec![b'v'; SMALL_BYTES]);
     for number in 0..ITEMS {
         let name = format!("user:{number:08}");
         let table = TableId::of(TABLE, 1);
         let item = ItemRequest {
             table,
-            partition: Position::of(TABLE, name.as_bytes()).partition(256),
+            partition: Position::of(TABLE, name.as_bytes()).partition(FILLED_PARTITIONS),
             key: ItemKey::new(table, name.as_bytes(), None),
             ask: Ask::Put {
                 client: Context::new(),
@@ -345,10 +347,12 @@ fn filling(clock: &SystemClock) {
         let response = world.ask(number as usize % 3, item);
         assert!(matches!(response, Response::Written { .. }), "{response:?}");
     }
-    world.start(identity(3, 256), None);
+    world.counts = true;
+    world.start(identity(3, FILLED_PARTITIONS), None);
+    world.traffic = Traffic::default();
     let begins = |world: &World| !world.nodes[3].machine.transfers().is_empty();
     let waited_ms = pass_until(&mut world, 60_000, begins);
-    let (filled_ms, worked_ms) = timed(clock, || {
+    let (filled_ms, worked_ms) = timed(|| {
         let is_up = |world: &World| world.nodes[3].machine.membership().me().status == Status::Up;
         pass_until(&mut world, 3_600_000, is_up)
     });
@@ -369,37 +373,37 @@ fn pass_until(world: &mut World, patience_ms: u64, done: impl Fn(&World) -> bool
 }
 
 fn report_filling(world: &World, waited_ms: u64, filled_ms: u64, worked_ms: f64) {
-    let counters = world.nodes[3].machine.counters();
-    let bytes = counters.exchange_bytes;
-    let per_second = bytes as f64 * 1000.0 / filled_ms as f64;
-    println!("A node joins three, {ITEMS} items of {SMALL_BYTES} bytes");
-    println!(
-        "  transfer begins after      {:>10.1} s",
-        waited_ms as f64 / 1000.0
-    );
-    println!(
-        "  it takes                   {:>10.1} s",
-        filled_ms as f64 / 1000.0
-    );
-    println!(
-        "  rows received              {:>10}",
-        counters.rows_received
-    );
-    println!(
-        "  sessions                   {:>10}",
-        counters.sessions_begun
-    );
-    println!("  bytes                      {:>10}", bytes);
-    println!(
-        "  pace                       {:>10.1} MB/s",
-        per_second / 1e6
-    );
-    println!(
-        "  1 TB at this pace          {:>10.1} hours",
-        1e12 / per_second / 3600.0
-    );
-    println!(
-        "  work of all four machines  {:>10.2} s of the clock",
-        worked_ms / 1000.0
-    );
+    let joiner = &world.nodes[3].machine;
+    let items: u64 = joiner.trees().present().map(|(_, _, items)| items).sum();
+    let counters = joiner.counters();
+    let seconds = |ms: u64| format!("{:.1} s", ms as f64 / 1000.0);
+    let per_second = (items * SMALL_BYTES as u64) as f64 * 1000.0 / filled_ms as f64;
+    println!("A node joins three that hold {ITEMS} items of {SMALL_BYTES} bytes");
+    let mut table = table(&["", ""]);
+    for (what, figure) in [
+        ("until the transfer begins", seconds(waited_ms)),
+        ("until the node is up", seconds(filled_ms)),
+        ("items that it holds then", items.to_string()),
+        (
+            "of them by its own sessions",
+            counters.rows_received.to_string(),
+        ),
+        ("its sessions", counters.sessions_begun.to_string()),
+        (
+            "frames of all nodes",
+            format!("{:.1} MB", world.traffic.other_bytes as f64 / 1e6),
+        ),
+        ("pace, in values", format!("{:.1} MB/s", per_second / 1e6)),
+        (
+            "1 TB of values at this pace",
+            format!("{:.1} hours", 1e12 / per_second / 3600.0),
+        ),
+        (
+            "work of all four machines",
+            format!("{:.2} s of a processor", worked_ms / 1000.0),
+        ),
+    ] {
+        table.add_row([what.to_owned(), figure]);
+    }
+    println!("{table}\n");
 }

@@ -39,6 +39,7 @@ pub struct Traffic {
     pub gossip_largest_bytes: u64,
     /// All other frames.
     pub other_messages: u64,
+    pub other_bytes: u64,
 }
 
 /// Some nodes that reach each other.
@@ -187,13 +188,14 @@ impl World {
         if !self.counts {
             return;
         }
+        let bytes = frame_bytes(message) as u64;
         if matches!(message, Message::GossipSummary(_) | Message::GossipNews(_)) {
-            let bytes = frame_bytes(message) as u64;
             self.traffic.gossip_messages += 1;
             self.traffic.gossip_bytes += bytes;
             self.traffic.gossip_largest_bytes = self.traffic.gossip_largest_bytes.max(bytes);
         } else {
             self.traffic.other_messages += 1;
+            self.traffic.other_bytes += bytes;
         }
     }
 
