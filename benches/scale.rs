@@ -4,11 +4,10 @@
 //! `cargo bench --bench scale` prints four tables in some minutes; with a number
 //! (`-- 100`) clusters larger than that are left out. All of it is the real
 //! machines, in memory (`scenes/world.rs`): messages travel in no time and stores
-//! answer at once, so that times of the clock are the machines' own work, times in
-//! virtual seconds are the protocol's own waiting, and bytes are those of frames.
-//! Not measured: sockets, disks, and what it takes to keep a thousand connections.
-//! Each machine works out the layouts that others propose for itself no more than
-//! in a cluster. What follows from the figures is in `docs/performance-scale.md`.
+//! answer at once, so that processor time is the machines' own work, virtual seconds
+//! are the protocol's own waiting, and bytes are those of frames. Not measured:
+//! sockets, disks, and what it takes to keep a thousand connections. What follows
+//! from the figures is in `docs/performance-scale.md`.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use kinfold::protocol::message::{Ask, ItemRequest, Response};
 use kinfold::protocol::ring::{MAX_PREFERENCE, Ring};
 
 use scenes::SMALL_BYTES;
+use scenes::processor::timed;
 use scenes::protocol::candidates;
 use scenes::world::{TABLE, Traffic, World, identity};
 
@@ -93,22 +93,6 @@ fn table(header: &[&str]) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
-}
-
-/// What `work` gives, and how many milliseconds of a processor it took: this
-/// program has one thread, and others may keep it from running.
-fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
-    let begun_ns = processor_ns();
-    let made = work();
-    (made, processor_ns().saturating_sub(begun_ns) as f64 / 1e6)
-}
-
-/// How long the first thread has run.
-fn processor_ns() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/schedstat").expect("this is Linux");
-    let first = text.split_whitespace().next();
-    let ran_ns = first.and_then(|number| number.parse().ok());
-    ran_ns.expect("the first number is the time that it ran")
 }
 
 // Gossip.

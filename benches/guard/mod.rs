@@ -82,8 +82,11 @@ impl Line {
     }
 }
 
+/// To the thousandth, so that who is just at a bound is not past it by the error of
+/// a division.
 fn growth_percent(before: u64, now: u64) -> f64 {
-    (now as f64 / before.max(1) as f64 - 1.0) * 100.0
+    let exact = (now as f64 / before.max(1) as f64 - 1.0) * 100.0;
+    (exact * 1000.0).round() / 1000.0
 }
 
 impl Book {

@@ -10,6 +10,7 @@
 
 pub mod causality;
 pub mod frames;
+pub mod processor;
 pub mod protocol;
 pub mod storage;
 pub mod world;
