@@ -110,8 +110,8 @@ fn report(book: &Book, counts: &BTreeMap<String, Entry>, here: &Circumstances) -
     println!("{table}");
     if book.counted_with != *here {
         println!("SKIPPED: these counts say nothing about the code.");
-        println!("    The book is of {:?},", book.counted_with);
-        println!("    and here it is {here:?}.");
+        println!("    the book:  {}", book.counted_with);
+        println!("    this run:  {here}");
         println!("With the compiler that is to stay, `{ACCEPT}` writes the book anew.");
         return ExitCode::SUCCESS;
     }

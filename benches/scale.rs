@@ -1,7 +1,7 @@
 //! Clusters larger than any machine here: what members cost each other, what rings
 //! and trees take, and at what pace a node is filled that joins.
 //!
-//! `cargo bench --bench scale` prints four tables in some minutes; with a number
+//! `cargo bench --bench scale` prints five tables in some minutes; with a number
 //! (`-- 100`) clusters larger than that are left out. All of it is the real
 //! machines, in memory (`scenes/world.rs`): messages travel in no time and stores
 //! answer at once, so that processor time is the machines' own work, virtual seconds
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use comfy_table::{CellAlignment, Table, presets};
 use kinfold::protocol::context::Context;
+use kinfold::protocol::effect::Input;
 use kinfold::protocol::id::{ClusterId, ItemKey, Partition, Position, TableId};
 use kinfold::protocol::layout::{Candidate, Layout};
 use kinfold::protocol::membership::{Member, Persisted, Status, tag_of};
@@ -79,9 +80,10 @@ fn main() {
         return;
     }
     let largest = arguments.iter().find_map(|argument| argument.parse().ok());
-    rings(largest.unwrap_or(1_000).min(1_000));
+    rings(largest.unwrap_or(1_000).clamp(3, 1_000));
     trees();
     filling();
+    ticks();
     gossip(largest.unwrap_or(usize::MAX));
 }
 
@@ -112,7 +114,7 @@ fn gossip(largest: usize) {
     ]);
     for nodes in SIZES.into_iter().filter(|nodes| *nodes <= largest) {
         let watch = Watch::of(nodes);
-        let mut world = remembering(nodes);
+        let mut world = remembering(nodes, nodes);
         world.pass(watch.settling_ms, watch.tick_ms);
         world.counts = true;
         let (settled, worked_ms) = timed(|| counted(&mut world, watch));
@@ -164,9 +166,31 @@ fn counted(world: &mut World, watch: Watch) -> Traffic {
     world.traffic
 }
 
-/// A cluster that was stopped and starts again, all nodes at once: each remembers
-/// all of them, and the layout.
-fn remembering(nodes: usize) -> World {
+/// What a tick costs in which nothing is due: a server has a hundred in a second.
+fn ticks() {
+    const TICKS: usize = 100;
+    println!("A tick in which nothing is due, {PARTITIONS} partitions");
+    let mut table = table(&["members", "µs"]);
+    for nodes in SIZES {
+        let mut world = remembering(nodes, 3);
+        world.pass(10 * TICK_MS, TICK_MS);
+        let now = world.now();
+        let ((), spent_ms) = timed(|| {
+            for node in &mut world.nodes {
+                for _ in 0..TICKS {
+                    black_box(node.machine.step(now, Input::Tick));
+                }
+            }
+        });
+        let each_us = spent_ms * 1000.0 / (3 * TICKS) as f64;
+        table.add_row([nodes.to_string(), format!("{each_us:.1}")]);
+    }
+    println!("{table}\n");
+}
+
+/// A cluster that was stopped and starts again, this many of its nodes at once: each
+/// remembers all of them, and the layout.
+fn remembering(nodes: usize, starting: usize) -> World {
     let candidate = |number: usize| {
         let identity = identity(number, PARTITIONS);
         Candidate {
@@ -200,7 +224,7 @@ fn remembering(nodes: usize) -> World {
     };
     let members: Vec<Member> = (0..nodes).map(member).collect();
     let mut world = World::new();
-    for number in 0..nodes {
+    for number in 0..starting {
         let identity = identity(number, PARTITIONS);
         let persisted = Persisted {
             node: identity.node,

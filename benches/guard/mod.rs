@@ -8,6 +8,7 @@
 //! nobody fails by them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fmt::Write as _;
 
 use serde::Deserialize;
@@ -39,6 +40,17 @@ pub struct Circumstances {
     pub machine: String,
     /// How it was built.
     pub build: String,
+}
+
+impl fmt::Display for Circumstances {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Circumstances {
+            rustc,
+            machine,
+            build,
+        } = self;
+        write!(f, "{rustc}, {machine}, built by {build}")
+    }
 }
 
 /// The book.
