@@ -4,7 +4,7 @@ use kinfold::api::token;
 use kinfold::protocol::context::Context;
 use kinfold::protocol::siblings::SiblingSet;
 
-use super::{SMALL_BYTES, Scene, blind, dot, key, usual, version};
+use super::{SMALL_BYTES, Scene, blind, dot, key, version};
 
 /// How many siblings the sets have that are joined.
 const SIBLINGS: [u64; 3] = [1, 4, 16];
@@ -68,9 +68,4 @@ fn sync(name: String, mine: SiblingSet, theirs: SiblingSet) -> Scene {
             set
         },
     )
-}
-
-/// A set of one version, as the usual item has it.
-pub fn usual_small() -> SiblingSet {
-    usual(SMALL_BYTES)
 }
