@@ -1,0 +1,210 @@
+//! Scenes of the store: rows to bytes and back, and SQLite's changes and reads
+//! from the request to the answer, its threads included.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::{Arc, Condvar, Mutex};
+
+use bytes::Bytes;
+use kinfold::protocol::context::Context;
+use kinfold::protocol::dot::Epoch;
+use kinfold::protocol::effect::{StoreReply, StoreRequest};
+use kinfold::protocol::id::{NodeId, Partition};
+use kinfold::protocol::replica::{Draft, Minting, Mutation, Outcome, Row, SiblingLimits};
+use kinfold::store::sqlite::{Durability, Options, SqliteStore};
+use kinfold::store::{Store, row};
+
+use super::{LARGE_BYTES, SMALL_BYTES, Scene, blind, key, usual};
+
+/// Over how many partitions keys are spread.
+const PARTITIONS: u64 = 256;
+/// How many items the reads choose from.
+const ITEMS: u64 = 1_000;
+
+/// Rows, as they are encoded into a file.
+pub fn row_scenes() -> Vec<Scene> {
+    let mut scenes = Vec::new();
+    for (what, set) in [
+        ("900 bytes", usual(SMALL_BYTES)),
+        ("100 kB", usual(LARGE_BYTES)),
+        ("16 siblings of 900 bytes", blind(0..16, SMALL_BYTES)),
+    ] {
+        let key = key(1);
+        let state = set.hash();
+        let row = Row { minted: None, set };
+        let mut bytes = Vec::new();
+        row::encode(&key, &row, state, &mut bytes);
+        let batch = if bytes.len() > SMALL_BYTES * 2 {
+            32
+        } else {
+            1024
+        };
+        let (at, stored) = (key.clone(), Bytes::from(bytes));
+        // The writer keeps one buffer.
+        let mut buffer = Vec::with_capacity(stored.len());
+        let work = move |()| {
+            row::encode(&key, &row, state, &mut buffer);
+            buffer.len()
+        };
+        let name = format!("row/encode {what}");
+        scenes.push(Scene::new(name, || (), work).in_batches_of(batch));
+        let work = move |()| row::decode(&at, &stored).expect("our own row");
+        let name = format!("row/decode {what}");
+        scenes.push(Scene::new(name, || (), work).in_batches_of(batch));
+    }
+    scenes
+}
+
+/// How many answers are awaited, and a bell for the last one. A channel would make
+/// room for thirty answers each time, and that would be a tenth of what is counted.
+#[derive(Default)]
+struct Awaited {
+    open: Mutex<usize>,
+    none: Condvar,
+}
+
+/// A store of one file in a directory of its own, with items in it.
+pub struct Place {
+    pub store: Arc<SqliteStore>,
+    value: Bytes,
+    next: Cell<u64>,
+    awaited: Arc<Awaited>,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.store.close();
+    }
+}
+
+impl Place {
+    /// With `ITEMS` items.
+    pub fn new(durability: Durability) -> Rc<Place> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = Options {
+            durability,
+            files: Some(1),
+            ..Options::new(dir.path(), 1)
+        };
+        let place = Place {
+            store: SqliteStore::open(options).expect("opens"),
+            value: Bytes::from(vec![b'v'; SMALL_BYTES]),
+            next: Cell::new(0),
+            awaited: Arc::default(),
+            _dir: dir,
+        };
+        let fill: Vec<StoreRequest> = (0..ITEMS).map(|_| place.new_item()).collect();
+        place.ask(fill);
+        Rc::new(place)
+    }
+
+    /// A put of an item that is not there yet.
+    pub fn new_item(&self) -> StoreRequest {
+        let number = self.next.replace(self.next.get() + 1);
+        StoreRequest::Update {
+            partition: partition(number),
+            key: key(number),
+            mutation: Mutation::Write {
+                draft: Draft {
+                    client: Context::new(),
+                    value: Some(self.value.clone()),
+                    content_type: "application/json".into(),
+                },
+                minting: Minting {
+                    node: NodeId::of("n0"),
+                    incarnation: 1,
+                    now_us: 1_700_000_000_000_000 + number,
+                    fresh_epoch: Epoch(0x9e37_79b9_7f4a_7c15 ^ number),
+                },
+                limits: SiblingLimits {
+                    fold_above: None,
+                    max_siblings: 100,
+                    max_actors: 20,
+                },
+            },
+            hints: Vec::new(),
+        }
+    }
+
+    /// A read of one of the first items.
+    pub fn read(&self) -> StoreRequest {
+        let number = self.next.replace(self.next.get() + 1) * 7919 % ITEMS;
+        StoreRequest::Read {
+            partition: partition(number),
+            key: key(number),
+        }
+    }
+
+    /// Asks all at once, and waits for all.
+    pub fn ask(&self, requests: Vec<StoreRequest>) {
+        *self.awaited.open.lock().expect("sound") = requests.len();
+        for request in requests {
+            let awaited = self.awaited.clone();
+            let done = move |reply| {
+                // On a thread of the store's, whose end would show as well.
+                assert!(
+                    matches!(
+                        reply,
+                        Ok(StoreReply::Row(Some(_)) | StoreReply::Updated(Outcome::Written(_), _))
+                    ),
+                    "{reply:?}"
+                );
+                let mut open = awaited.open.lock().expect("sound");
+                *open -= 1;
+                if *open == 0 {
+                    awaited.none.notify_one();
+                }
+            };
+            self.store.submit(request, Box::new(done));
+        }
+        let mut open = self.awaited.open.lock().expect("sound");
+        while *open > 0 {
+            open = self.awaited.none.wait(open).expect("sound");
+        }
+    }
+}
+
+fn partition(number: u64) -> Partition {
+    Partition((number * 0x9e37_79b9 % PARTITIONS) as u32)
+}
+
+/// Puts of new items, so many asked for at once.
+pub fn puts(durability: Durability, at_once: usize) -> Scene {
+    let name = match durability {
+        Durability::Os => "os",
+        Durability::Commit => "commit",
+    };
+    let place = Place::new(durability);
+    let asks = place.clone();
+    Scene::new(
+        format!("store/put of {at_once} at once, durability {name}"),
+        move || (0..at_once).map(|_| asks.new_item()).collect(),
+        move |requests: Vec<StoreRequest>| place.ask(requests),
+    )
+    .in_batches_of(256 / at_once)
+}
+
+/// Reads of items that are there, one after the other.
+pub fn reads() -> Scene {
+    let place = Place::new(Durability::Os);
+    let asks = place.clone();
+    Scene::new(
+        "store/read of one row",
+        move || vec![asks.read()],
+        move |requests: Vec<StoreRequest>| place.ask(requests),
+    )
+    .in_batches_of(256)
+}
+
+/// Those whose instructions are counted: one at a time, so that no two threads
+/// race for what goes into one commit.
+pub fn counted_scenes() -> Vec<Scene> {
+    vec![
+        puts(Durability::Os, 1).that_varies_by(STORE_SPREAD_PERCENT),
+        reads().that_varies_by(STORE_SPREAD_PERCENT),
+    ]
+}
+
+/// Threads that wait for each other take a few system calls more or less.
+const STORE_SPREAD_PERCENT: f64 = 5.0;
