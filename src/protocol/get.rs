@@ -43,8 +43,8 @@ struct Replica {
 pub enum GetAction {
     /// Ask a node for its state, or only for its hash.
     Ask { node: NodeId, hash_only: bool },
-    /// Enough is known: this is the item.
-    Answer(SiblingSet),
+    /// Enough is known: this is the item, and the hash of its state.
+    Answer { set: SiblingSet, hash: StateHash },
     /// R replicas cannot be had; this many could.
     Unmet { got: u32 },
     /// Send the join to a primary that differs.
@@ -296,7 +296,13 @@ impl Get {
         if !self.answered {
             if self.counted() >= self.r {
                 self.answered = true;
-                actions.push(GetAction::Answer(self.joined.clone()));
+                let hash = if self.joined.is_empty() {
+                    self.joined.hash()
+                } else {
+                    self.joined_hash
+                };
+                let set = self.joined.clone();
+                actions.push(GetAction::Answer { set, hash });
             } else {
                 self.widen(actions);
             }
@@ -386,6 +392,13 @@ mod tests {
         }
     }
 
+    fn answer(set: &SiblingSet) -> GetAction {
+        GetAction::Answer {
+            set: set.clone(),
+            hash: set.hash(),
+        }
+    }
+
     fn ask(node: u64, hash_only: bool) -> GetAction {
         GetAction::Ask {
             node: NodeId(node),
@@ -409,7 +422,7 @@ mod tests {
         assert_eq!(get.on_answer(NodeId(2), hash(&set)), []);
         assert_eq!(
             get.on_answer(NodeId(1), ReadAnswer::State(set.clone())),
-            [GetAction::Answer(set.clone())]
+            [answer(&set)]
         );
         assert_eq!(get.on_answer(NodeId(3), hash(&set)), []);
         assert!(get.is_finished());
@@ -423,7 +436,7 @@ mod tests {
         assert_eq!(get.on_answer(NodeId(2), hash(&new)), [ask(2, false)]);
         assert_eq!(
             get.on_answer(NodeId(2), ReadAnswer::State(new.clone())),
-            [GetAction::Answer(new.clone())]
+            [answer(&new)]
         );
         // The last reply tells who lags: both that hold the old state.
         let repair = |node| GetAction::Repair {
@@ -443,7 +456,7 @@ mod tests {
         assert_eq!(get.on_failure(NodeId(1)), [ask(2, false)]);
         assert_eq!(
             get.on_answer(NodeId(2), ReadAnswer::State(set.clone())),
-            [GetAction::Answer(set)]
+            [answer(&set)]
         );
     }
 
@@ -470,10 +483,7 @@ mod tests {
         let set = state(&[1]);
         let (mut get, _) = get(4, 2, false, &[2]);
         get.on_answer(NodeId(1), ReadAnswer::State(set.clone()));
-        assert_eq!(
-            get.on_answer(NodeId(4), hash(&set)),
-            [GetAction::Answer(set)]
-        );
+        assert_eq!(get.on_answer(NodeId(4), hash(&set)), [answer(&set)]);
     }
 
     #[test]
@@ -500,10 +510,7 @@ mod tests {
         assert_eq!(get.on_answer(NodeId(2), hash(&set)), []);
         assert_eq!(get.on_hedge(), [ask(2, false), ask(4, false)]);
         assert_eq!(get.on_answer(NodeId(2), ReadAnswer::State(set.clone())), []);
-        assert_eq!(
-            get.on_answer(NodeId(3), hash(&set)),
-            [GetAction::Answer(set)]
-        );
+        assert_eq!(get.on_answer(NodeId(3), hash(&set)), [answer(&set)]);
     }
 
     #[test]

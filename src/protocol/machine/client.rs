@@ -14,7 +14,7 @@ use super::super::message::{Ask, ItemRequest, Message, MessageId, ReadAnswer, Re
 use super::super::put::Put;
 use super::super::replica::Mutation;
 use super::super::sabotage::{Variant, broken};
-use super::super::siblings::SiblingSet;
+use super::super::siblings::{SiblingSet, StateHash};
 use super::{
     AwaitedOf, GRACE_MS, Job, MAX_REQUESTS, Machine, Origin, PASS_OVER_MS, READ_HEDGE_MS, Slot,
     SlotId, Stage, WRITE_HEDGE_MS,
@@ -265,7 +265,7 @@ impl Machine {
                     });
                     self.await_message(id, message);
                 }
-                GetAction::Answer(set) => self.on_read(id, set),
+                GetAction::Answer { set, hash } => self.on_read(id, set, hash),
                 GetAction::Unmet { got } => {
                     self.counters.quorum_unmet += 1;
                     let refusal = Refusal::QuorumUnmet {
@@ -375,7 +375,7 @@ impl Machine {
     }
 
     /// R replicas were joined: on to what the request wants of them.
-    fn on_read(&mut self, id: SlotId, set: SiblingSet) {
+    fn on_read(&mut self, id: SlotId, set: SiblingSet, hash: StateHash) {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
@@ -396,7 +396,7 @@ impl Machine {
             Ask::Get { raw: false } | Ask::Put { .. } | Ask::Explain => {
                 slot.note_read(&set);
                 self.counters.quorum_met += 1;
-                self.show(id, set);
+                self.show(id, set, hash);
             }
             Ask::Delete { .. } => {
                 if set.is_absent() {

@@ -212,7 +212,11 @@ impl Machine {
             .copied()
             .filter(|node| self.me < *node)
             .collect();
-        self.exchanges.rounds.retain(|node, _| peers.contains(node));
+        debug_assert!(peers.is_sorted());
+        // A layout's nodes are in order, and there may be a thousand of them.
+        self.exchanges
+            .rounds
+            .retain(|node, _| peers.binary_search(node).is_ok());
         for peer in peers {
             let due_ms = match self.exchanges.rounds.get(&peer) {
                 Some(due_ms) => *due_ms,

@@ -18,7 +18,7 @@ use super::super::effect::{
 };
 use super::super::message::{Ask, Refusal, Response, ValueResponse};
 use super::super::replica::{Mutation, Row, plan_event, plan_fold, plan_operation, plan_write};
-use super::super::siblings::{SiblingSet, Version};
+use super::super::siblings::{SiblingSet, StateHash, Version};
 use super::{
     Job, MAX_FOLD_ATTEMPTS, MAX_OPERATION_ATTEMPTS, MAX_WAITING_PER_ITEM, Machine, Slot, SlotId,
     Stage,
@@ -57,7 +57,8 @@ pub fn folded_type(siblings: &[GuestSibling], value: &Bytes) -> Arc<str> {
 
 impl Machine {
     /// Shows a client what was read: as it is, or through the table's module.
-    pub(super) fn show(&mut self, id: SlotId, set: SiblingSet) {
+    /// `hash` is that of its state.
+    pub(super) fn show(&mut self, id: SlotId, set: SiblingSet, hash: StateHash) {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
@@ -67,7 +68,7 @@ impl Machine {
             return self.answer(id, Response::Absent { context });
         }
         if set.len() == 1 && !is_data_type {
-            let response = slot.value_response(&set);
+            let response = slot.value_response(&set, hash);
             return self.answer(id, response);
         }
         let Some(module) = slot.table.module.clone() else {
@@ -450,14 +451,14 @@ impl Machine {
 
 impl Slot {
     /// The one value of a set without a conflict.
-    fn value_response(&self, set: &SiblingSet) -> Response {
+    fn value_response(&self, set: &SiblingSet, hash: StateHash) -> Response {
         let (_, version) = set.siblings().next().expect("the set has one sibling");
         Response::Value(ValueResponse {
             value: version.value.clone().unwrap_or_default(),
             content_type: version.content_type.clone(),
             context: set.context().clone(),
             siblings: 1,
-            hash: set.hash(),
+            hash,
             folded_by: None,
         })
     }
