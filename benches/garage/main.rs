@@ -15,6 +15,9 @@
 //! cores the client takes its share; its own processor time is printed, and not
 //! counted as any server's.
 
+// A bench asks what time it is.
+#![allow(clippy::disallowed_methods)]
+
 #[path = "../common/mod.rs"]
 mod common;
 

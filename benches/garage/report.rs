@@ -74,7 +74,7 @@ impl Facts {
             ),
             (
                 "an answer waits for",
-                "w = 2, r = 2, one whole value and a hash".into(),
+                "the defaults of a table: w = 2, r = 2".into(),
                 "consistency_mode = consistent, its default: 2 to write, 2 to read".into(),
             ),
             (
