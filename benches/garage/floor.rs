@@ -13,7 +13,8 @@
 //!   of 4 KiB, write-ahead log, `synchronous=FULL`, 64 rows a commit, keys in
 //!   order; and the same with scattered keys, as a hash of the key gives them,
 //!   which is told but not counted in the floor;
-//! - a read: a point read by that index, all pages in SQLite's own cache;
+//! - a read: a point read by that index, 64 to a snapshot, all pages in SQLite's own
+//!   cache;
 //! - a message: a frame of a value and [`FRAME_OVERHEAD_BYTES`], written to a
 //!   loopback connection and read from it, eight to a write, both sides counted.
 //!
@@ -51,6 +52,9 @@ use crate::{Args, output_of};
 const EXCHANGE_CONNECTIONS: usize = 32;
 /// Rows of one commit: a full batch of 64 writers.
 const ROWS_A_COMMIT: u64 = 64;
+/// Reads of one snapshot: as many, so that its locks cost each of them next to
+/// nothing.
+const READS_A_SNAPSHOT: u64 = 64;
 /// Rows that are read: few enough that SQLite's cache holds their pages.
 const READ_ROWS: u64 = 20_000;
 /// SQLite's cache for the reads.
@@ -295,12 +299,16 @@ fn rows(args: &Args, duration: Duration) -> anyhow::Result<Rows> {
     let row_us = write(&ordered, in_order)?;
     let rows: i64 = ordered.query_row("SELECT count(*) FROM items", [], |row| row.get(0))?;
     let readable = u64::try_from(rows)?.min(READ_ROWS);
-    let read_us = each_us(duration, |done| {
-        let mut select = ordered.prepare_cached("SELECT row FROM items WHERE key = ?1")?;
-        let row = scatter(done) % readable;
-        let found: Vec<u8> = select.query_row(params![in_order(row)], |row| row.get(0))?;
-        ensure!(found.len() == value.len(), "a row of another length");
-        Ok(1)
+    let mut select = ordered.prepare("SELECT row FROM items WHERE key = ?1")?;
+    let read_us = each_us(duration, |first| {
+        ordered.execute_batch("BEGIN")?;
+        for read in first..first + READS_A_SNAPSHOT {
+            let key = in_order(scatter(read) % readable);
+            let found: Vec<u8> = select.query_row(params![key], |row| row.get(0))?;
+            ensure!(found.len() == value.len(), "a row of another length");
+        }
+        ordered.execute_batch("COMMIT")?;
+        Ok(READS_A_SNAPSHOT)
     })?;
     let scattered_row_us = write(&open("scattered.db")?, scattered)?;
     Ok(Rows {

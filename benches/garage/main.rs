@@ -30,7 +30,7 @@ mod sign;
 mod wire;
 
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,10 +107,19 @@ pub struct Args {
     bench: bool,
 }
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(part) = args.floor {
-        return floor::child(part, &args);
+        return floor::child(part, args);
     }
     let garage = args.garage.as_ref().context(
         "which Garage? Run scripts/compare-garage.sh, which builds it, or name its program: --garage FILE",
@@ -127,7 +136,7 @@ fn main() -> anyhow::Result<()> {
     }
     .context("no folder for the data; name one with --data-dir")?;
 
-    let facts = Facts::gather(&args, garage)?;
+    let facts = Facts::gather(args, garage)?;
     println!("{facts}");
 
     let other = Garage::start(data.path(), garage, args.engine, args.fsync)?;
@@ -178,7 +187,7 @@ fn main() -> anyhow::Result<()> {
             duration: Duration::from_secs_f64(args.seconds),
             value: Arc::from(vec![b'v'; args.value_bytes]),
         };
-        let run = compare(&args, &warm, &load, &mut report.floors)?;
+        let run = compare(args, &warm, &load, &mut report.floors)?;
         println!("{run}");
         report.runs.push(run);
     }
