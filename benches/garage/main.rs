@@ -22,6 +22,7 @@
 mod common;
 
 mod cluster;
+mod facts;
 mod floor;
 mod load;
 mod processes;
@@ -29,7 +30,7 @@ mod report;
 mod sign;
 mod wire;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,9 +39,10 @@ use anyhow::{Context as _, ensure};
 use clap::Parser;
 use cluster::{Engine, Garage};
 use common::Servers;
+use facts::Facts;
 use floor::Floor;
 use load::{Load, Open, Phase, Sample};
-use report::{Facts, Report, Run};
+use report::{Report, Run};
 use wire::{Dialect, Target};
 
 /// Runs kinfold and Garage K2V side by side and says what each took
@@ -135,12 +137,19 @@ fn run(args: &Args) -> anyhow::Result<()> {
         None => builder.tempdir(),
     }
     .context("no folder for the data; name one with --data-dir")?;
+    side_by_side(args, garage, data.path()).map_err(|error| {
+        let kept = data.keep();
+        error.context(format!("the nodes' logs are kept in {}", kept.display()))
+    })
+}
 
+/// Starts both, runs everything, and says it.
+fn side_by_side(args: &Args, garage: &Path, data: &Path) -> anyhow::Result<()> {
     let facts = Facts::gather(args, garage)?;
     println!("{facts}");
 
-    let other = Garage::start(data.path(), garage, args.engine, args.fsync)?;
-    let own_data = data.path().join("kinfold");
+    let other = Garage::start(data, garage, args.engine, args.fsync)?;
+    let own_data = data.join("kinfold");
     std::fs::create_dir(&own_data)?;
     let runtime = tokio::runtime::Runtime::new()?;
     let own = runtime.block_on(Servers::start(

@@ -1,24 +1,21 @@
 //! The figures of a comparison, for people and for scripts.
 //!
-//! Promises: what was configured stands beside the figures; throughput and
-//! processor time are medians of the rounds, latencies are of all rounds
+//! Promises: throughput and processor time are medians of the rounds, latencies are of all rounds
 //! together; ratios are made of exactly the figures that are shown. A side that
 //! refused requests, or a client that had little time left, is pointed out.
 
 use std::fmt;
-use std::path::Path;
-use std::process::Command;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::facts::Facts;
 use crate::floor::Floor;
 use crate::load::{Latencies, Open, Phase, Sample};
-use crate::{Args, output_of};
 
 /// The sides, as the figures are numbered.
-const SIDES: [&str; 2] = ["kinfold", "Garage"];
+pub const SIDES: [&str; 2] = ["kinfold", "Garage"];
 const PHASES: [Phase; 3] = [Phase::Put, Phase::Get, Phase::ReadModifyWrite];
 /// A client that used more than this of the cores it could use may have been
 /// what limited the throughput.
@@ -31,130 +28,6 @@ const FASTER: [(Phase, f64); 2] = [(Phase::Put, 12.0), (Phase::Get, 4.0)];
 const MOST_OF_FLOOR: f64 = 1.6;
 /// The most that p99.9 may be of the median at half of the best throughput.
 const MOST_OF_MEDIAN: f64 = 10.0;
-
-/// What was configured, and where.
-#[derive(Serialize, Clone)]
-pub struct Facts {
-    machine: String,
-    load_when_started: String,
-    workload: String,
-    /// What, kinfold's, Garage's.
-    configured: Vec<(String, String, String)>,
-}
-
-impl Facts {
-    /// Asks the machine and the programs.
-    pub fn gather(args: &Args, garage: &Path) -> anyhow::Result<Facts> {
-        let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
-        let cpu = read("/proc/cpuinfo");
-        let cpu = cpu
-            .lines()
-            .find_map(|line| line.strip_prefix("model name"))
-            .map_or("processors", |line| {
-                line.trim_start_matches([' ', '\t', ':'])
-            });
-        let version = |program: &Path| {
-            let said = output_of(Command::new(program).arg("--version"))?;
-            anyhow::Ok(said.trim().to_owned())
-        };
-        let own_durability = match args.durability.as_str() {
-            "commit" => "yes: WAL, synchronous=FULL, every commit synced before the answer",
-            _ => "no: WAL, synchronous=NORMAL (--durability os)",
-        };
-        let partitions = match args.items_per_partition {
-            1 => "partition key and sort key, one item a partition".to_owned(),
-            many => format!("partition key and sort key, {many} items a partition"),
-        };
-        let rows = [
-            ("version", version(&args.server)?, version(garage)?),
-            (
-                "nodes, copies",
-                "3, n = 3".into(),
-                "3, replication_factor = 3".into(),
-            ),
-            (
-                "an answer waits for",
-                "the defaults of a table: w = 2, r = 2".into(),
-                "consistency_mode = consistent, its default: 2 to write, 2 to read".into(),
-            ),
-            (
-                "database",
-                "SQLite, as built in".into(),
-                format!("db_engine = {}", args.engine),
-            ),
-            (
-                "a write survives loss of power",
-                own_durability.into(),
-                args.engine.durability(args.fsync).into(),
-            ),
-            (
-                "items",
-                "a table without a reconciler, partition key".into(),
-                partitions,
-            ),
-            (
-                "requests are signed",
-                "no, kinfold has no keys".into(),
-                "yes, K2V refuses others; bodies are not (UNSIGNED-PAYLOAD), which is cheaper"
-                    .into(),
-            ),
-            (
-                "nodes talk in",
-                "plain TCP".into(),
-                "an encrypted protocol, which cannot be turned off".into(),
-            ),
-            (
-                "contexts",
-                "in the answers of PUT and GET".into(),
-                "in the answers of GET".into(),
-            ),
-            (
-                "log, metrics",
-                "warn, metrics on".into(),
-                "warn; metrics as built, see version".into(),
-            ),
-        ];
-        Ok(Facts {
-            machine: format!(
-                "{} × {cpu}, Linux {}",
-                std::thread::available_parallelism()?,
-                read("/proc/sys/kernel/osrelease").trim()
-            ),
-            load_when_started: read("/proc/loadavg")
-                .split_whitespace()
-                .take(3)
-                .collect::<Vec<_>>()
-                .join(" "),
-            workload: format!(
-                "values of {} bytes, connections {:?}, {} rounds of {} s a phase, kinfold and \
-                 Garage in turns; keep-alive; connections spread over the three nodes; get reads \
-                 any key that was put; the client has {} threads and shares the machine",
-                args.value_bytes, args.connections, args.rounds, args.seconds, args.client_threads,
-            ),
-            configured: rows
-                .into_iter()
-                .map(|(what, own, other)| (what.to_owned(), own, other))
-                .collect(),
-        })
-    }
-}
-
-impl fmt::Display for Facts {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            to,
-            "{}\nload average {}",
-            self.machine, self.load_when_started
-        )?;
-        writeln!(to, "{}", self.workload)?;
-        let mut table = table(["configured", SIDES[0], SIDES[1], ""]);
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        for (what, own, other) in &self.configured {
-            table.add_row([what, own, other]);
-        }
-        write!(to, "{table}")
-    }
-}
 
 /// Everything that a run of the program found.
 pub struct Report {
@@ -576,7 +449,8 @@ fn grouped(figure: f64) -> String {
     text
 }
 
-fn table(header: [&str; 4]) -> Table {
+/// A table with four columns.
+pub fn table(header: [&str; 4]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header(header);
