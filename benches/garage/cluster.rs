@@ -154,38 +154,22 @@ impl Garage {
         let (rpc, rest) = ports.split_at(NAMES.len());
         let (k2v, s3) = rest.split_at(NAMES.len());
         let secret = secret()?;
-        let config = |node: usize, peers: &[String]| {
-            config(
-                &folder.join(NAMES[node]),
-                engine,
-                fsync,
-                &secret,
-                (&rpc[node], &k2v[node], &s3[node]),
-                peers,
-            )
-        };
-        let mut tools = Vec::new();
-        let mut peers = Vec::new();
-        for (node, name) in NAMES.iter().enumerate() {
-            let home = folder.join(name);
-            std::fs::create_dir_all(&home)?;
-            let tool = Tool {
-                program,
-                config: home.join("garage.toml"),
-            };
-            std::fs::write(&tool.config, config(node, &[]))?;
-            // Makes the node's key, too, which is its name.
-            let id = output_of(tool.command().args(["node", "id", "--quiet"]))?;
-            peers.push(id.trim().to_owned());
-            tools.push(tool);
-        }
         let mut garage = Garage {
             children: Vec::new(),
             addresses: k2v.to_vec(),
             signer: Signer::new("", "")?,
         };
-        for (node, tool) in tools.iter().enumerate() {
-            std::fs::write(&tool.config, config(node, &peers))?;
+        let mut tools = Vec::new();
+        for (node, name) in NAMES.iter().enumerate() {
+            let home = folder.join(name);
+            std::fs::create_dir_all(&home)?;
+            let listens = (&*rpc[node], &*k2v[node], &*s3[node]);
+            let tool = Tool {
+                program,
+                config: home.join("garage.toml"),
+            };
+            let config = config(&home, engine, fsync, &secret, listens);
+            std::fs::write(&tool.config, config)?;
             let log = File::create(tool.config.with_extension("log"))?;
             let child = tool
                 .command()
@@ -195,13 +179,25 @@ impl Garage {
                 .spawn()
                 .with_context(|| format!("{} does not start", program.display()))?;
             garage.children.push(child);
+            tools.push(tool);
         }
-        garage.set_up(&tools, &peers)?;
+        garage.set_up(&tools)?;
         Ok(garage)
     }
 
-    /// Layout, bucket and key.
-    fn set_up(&mut self, tools: &[Tool<'_>], peers: &[String]) -> anyhow::Result<()> {
+    /// Introduces the nodes, and makes layout, bucket and key.
+    fn set_up(&mut self, tools: &[Tool<'_>]) -> anyhow::Result<()> {
+        let admin = &tools[0];
+        for tool in tools {
+            tool.wait("GetClusterStatus", "do not start", |_| true)?;
+        }
+        // A node makes its key, which is its name, when it starts for the first time.
+        let mut peers = Vec::new();
+        for tool in tools {
+            let id = output_of(tool.command().args(["node", "id", "--quiet"]))?;
+            peers.push(id.trim().to_owned());
+        }
+        admin.call("ConnectClusterNodes", &json!(&peers[1..]))?;
         let all_up = |status: &Value| {
             let nodes = status["nodes"].as_array();
             nodes.is_some_and(|nodes| {
@@ -211,9 +207,8 @@ impl Garage {
         for tool in tools {
             tool.wait("GetClusterStatus", "do not find each other", all_up)?;
         }
-        let admin = &tools[0];
         let mut roles = Vec::new();
-        for peer in peers {
+        for peer in &peers {
             let (id, _) = peer.split_once('@').context("a node without an address")?;
             roles.push(json!({"id": id, "zone": "here", "capacity": CAPACITY_BYTES, "tags": []}));
         }
@@ -259,10 +254,8 @@ fn config(
     fsync: bool,
     secret: &str,
     (rpc, k2v, s3): (&str, &str, &str),
-    peers: &[String],
 ) -> String {
     let home = home.display();
-    let peers = json!(peers);
     format!(
         "metadata_dir = \"{home}/meta\"\n\
          data_dir = \"{home}/data\"\n\
@@ -272,7 +265,6 @@ fn config(
          rpc_bind_addr = \"{rpc}\"\n\
          rpc_public_addr = \"{rpc}\"\n\
          rpc_secret = \"{secret}\"\n\
-         bootstrap_peers = {peers}\n\
          [s3_api]\n\
          api_bind_addr = \"{s3}\"\n\
          s3_region = \"{REGION}\"\n\
