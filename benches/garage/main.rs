@@ -89,8 +89,9 @@ pub struct Args {
     /// How long each part of the floor lasts, in seconds; 0 leaves it out
     #[arg(long, default_value_t = 1.0)]
     floor_seconds: f64,
-    /// How many items share a partition of Garage's; one each is what kinfold's items have
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    /// How many items share a partition of Garage's, which counts the items of each; with 1
+    /// a put costs it twice as much
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     items_per_partition: u64,
     /// How many threads the client has
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
