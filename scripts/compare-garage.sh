@@ -10,7 +10,7 @@
 #   cargo bench --bench garage -- --help             all flags, when it is built
 #
 # Builds Garage from crates.io the first time, with its K2V, LMDB and SQLite, in
-# release mode, which takes some 20 minutes of one core and 2 GB of disk, and keeps
+# release mode, which takes some 20 minutes of one core and 1 GB of disk, and keeps
 # only the program: $XDG_CACHE_HOME/kinfold/garage-VERSION, or
 # ~/.cache/kinfold/garage-VERSION. Then builds kinfold and the bench, in release
 # mode, too, and runs them. Nothing is installed, and nothing outside of that
