@@ -346,7 +346,7 @@ fn what_was_answered_is_in_the_files() {
     let dir = dir();
     let store = open(&dir, 2);
     // Enough rows that the log was moved into the database now and then.
-    let value = "x".repeat(64 * 1024);
+    let value = "x".repeat(128 * 1024);
     let (send, receive) = mpsc::channel();
     let writer = {
         let store = store.clone();
