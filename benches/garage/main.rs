@@ -171,7 +171,7 @@ fn side_by_side(args: &Args, garage: &Path, data: &Path) -> anyhow::Result<()> {
             other.addresses.clone(),
             other.pids(),
             Dialect::Garage {
-                signer: other.signer.clone(),
+                signer: Box::new(other.signer.clone()),
                 items_per_partition: args.items_per_partition,
             },
         ),

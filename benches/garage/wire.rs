@@ -66,7 +66,7 @@ pub enum Dialect {
     Kinfold,
     /// A bucket of K2V; items are spread over partitions of so many.
     Garage {
-        signer: Signer,
+        signer: Box<Signer>,
         items_per_partition: u64,
     },
     /// The bare server of the floor, which takes anything.

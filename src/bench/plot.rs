@@ -19,6 +19,9 @@ use super::report::grouped;
 use super::run::{Measured, Second};
 use super::workload::Operation;
 
+/// One figure of a second.
+type Figure = fn(&Second) -> u64;
+
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 76.0;
 /// Right of the panels, where lines are named.
@@ -314,7 +317,7 @@ impl Svg {
             let lasted_s: f64 = group.iter().map(|second| second.lasted_s).sum();
             count as f64 / lasted_s
         };
-        let kinds: [(&str, &str, fn(&Second) -> u64); 2] = [
+        let kinds: [(&str, &str, Figure); 2] = [
             ("all", "answered", |second| second.answered),
             ("bad", "failed", |second| second.failed),
         ];

@@ -14,7 +14,7 @@
 //! took it. Replicas stay alike by `exchange.rs` (the asking side; `deriving.rs`
 //! makes its trees), `serving.rs` (the answering one), `filling.rs` (a node gets what it should
 //! hold), `strays.rs` (and gives away what it should not), and `reaping.rs` forgets
-//! what was deleted long ago. `explain.rs` tells how an answer came about, `survey.rs`
+//! what was deleted long ago. `views.rs` shows what the machine knows. `explain.rs` tells how an answer came about, `survey.rs`
 //! looks through a table.
 
 mod client;
@@ -32,6 +32,7 @@ mod serving;
 mod strays;
 mod survey;
 mod upkeep;
+mod views;
 mod write;
 
 pub use client::MAX_REQUEST_BYTES;
@@ -47,12 +48,12 @@ use std::sync::Arc;
 
 use self::exchange::{Exchanges, SessionId};
 use self::publish::Publishing;
-use super::catalog::{Catalog, Digest, Table};
+use super::catalog::{Digest, Table};
 use super::effect::{Effect, GuestRequest, Input, JobId, RequestId, StoreError, StoreRequest};
 use super::get::Get;
 use super::hint::{Delivered, Deliveries};
 use super::id::{ItemKey, NodeId, Partition, TableId};
-use super::membership::{Identity, LeaveRefused, Membership, Pace, Persisted, RemoveRefused};
+use super::membership::{Identity, Membership, Pace, Persisted};
 use super::message::{ItemRequest, Message, MessageId, Response};
 use super::put::Put;
 use super::replica::{Minting, Row, Written};
@@ -458,102 +459,6 @@ impl Machine {
     /// How many requests, clients', forwarded and operators', have no answer yet.
     pub fn unanswered(&self) -> usize {
         self.publishing.len() + self.slots.values().filter(|slot| !slot.answered).count()
-    }
-
-    // What shells look at.
-
-    /// The tables that exist, resolved.
-    pub fn tables(&self) -> &Arc<Tables> {
-        &self.tables
-    }
-
-    /// The catalog.
-    pub fn catalog(&self) -> &Catalog {
-        self.membership.catalog()
-    }
-
-    /// Members, layout, and everything gossip knows.
-    pub fn membership(&self) -> &Membership {
-        &self.membership
-    }
-
-    /// The ring of the newest layout, once there is one.
-    pub fn ring(&self) -> Option<&Arc<Ring>> {
-        self.ring.as_ref()
-    }
-
-    /// The ring that reads go by. While a layout is new it is an older one's, whose
-    /// nodes all have their data.
-    pub fn reading_ring(&self) -> Option<&Arc<Ring>> {
-        self.reading_ring.as_ref()
-    }
-
-    /// The rings that a write must reach, the newest first. Whoever is a primary in
-    /// one of them has reason to hold the item.
-    pub fn writing_rings(&self) -> &[Arc<Ring>] {
-        &self.writing_rings
-    }
-
-    /// Whether a peer seems to be up from here.
-    pub fn is_up(&self, node: NodeId) -> bool {
-        self.membership.is_up(node)
-    }
-
-    /// How many hints are held for a node, about.
-    pub fn hints_held(&self, node: NodeId) -> u64 {
-        self.hints.held(node)
-    }
-
-    /// What was counted so far.
-    pub fn counters(&self) -> Counters {
-        Counters {
-            hints_held: self.hints.total(),
-            ..self.counters
-        }
-    }
-
-    /// Whether clients can be served, or why not.
-    pub fn readiness(&self) -> Result<(), String> {
-        self.membership
-            .is_ready(self.now.monotonic_ms)
-            .map_err(|why| why.to_string())?;
-        if self.ring.is_none() {
-            return Err("no layout is known yet".to_owned());
-        }
-        Ok(())
-    }
-
-    /// Changes tables or reconcilers, as an operator asks. What changed is
-    /// gossiped at once; the shell persists it before it answers.
-    pub fn change_catalog<T>(
-        &mut self,
-        now: Now,
-        change: impl FnOnce(&mut Catalog) -> T,
-    ) -> (T, Vec<Effect>) {
-        self.now = now;
-        let (result, gossip) = self.membership.change_catalog(change);
-        self.on_gossip(gossip);
-        self.run_queues();
-        (result, std::mem::take(&mut self.out))
-    }
-
-    /// This node begins to leave the cluster. The shell persists it before it
-    /// answers.
-    pub fn leave(&mut self, now: Now) -> (Result<(), LeaveRefused>, Vec<Effect>) {
-        self.now = now;
-        let (result, gossip) = self.membership.leave();
-        self.on_gossip(gossip);
-        self.run_queues();
-        (result, std::mem::take(&mut self.out))
-    }
-
-    /// Removes a dead member. The shell persists it before it answers.
-    pub fn remove(&mut self, now: Now, node: NodeId) -> (Result<(), RemoveRefused>, Vec<Effect>) {
-        self.now = now;
-        let (result, gossip) = self.membership.remove(node);
-        self.on_gossip(gossip);
-        self.run_queues();
-        (result, std::mem::take(&mut self.out))
     }
 
     // Small tools of all parts.
