@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Only [`server`] and [`simulation`] name the adapters behind those three
-//! traits. Nothing points back; `tests/tidy.rs` keeps it so. [`bench`] stands
+//! traits. Nothing points back; `tests/tidy.rs` keeps it so. [`mod@bench`] stands
 //! outside: it knows of a node what its clients know.
 //!
 //! # The life of a PUT

@@ -3,7 +3,7 @@
 //! Promises: afterwards the table holds every key, with a value of the length that
 //! was asked for; what an earlier run loaded is found and kept, and nothing is
 //! written twice blindly, which would make siblings. Refusals that pass are waited
-//! out, [`MAX_TRIES`] times.
+//! out, `MAX_TRIES` times.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
