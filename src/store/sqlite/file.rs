@@ -42,7 +42,7 @@ const WRITER_CACHE_KIB: i64 = 4 * 1024;
 
 /// Page cache of each reader of each file. Small, because a reader's cache is
 /// void after every commit; the system's page cache serves what it misses.
-const READER_CACHE_KIB: i64 = 2 * 1024;
+pub const READER_CACHE_KIB: i64 = 2 * 1024;
 
 /// How far the log file is cut back after a checkpoint.
 const MAX_LOG_BYTES: u64 = 64 * 1024 * 1024;
@@ -116,15 +116,16 @@ pub fn open_writer(path: &Path, max_bytes: Option<u64>) -> Result<(Connection, K
     Ok((connection, kind))
 }
 
-/// Opens a connection that only reads, to a file that is open for writing.
-pub fn open_reader(path: &Path) -> Result<Connection, OpenError> {
+/// Opens a connection that only reads, to a file that is open for writing, with a page
+/// cache of at most this size.
+pub fn open_reader(path: &Path, cache_kib: i64) -> Result<Connection, OpenError> {
     let sqlite = |source| OpenError::sqlite(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
     connection
         .execute_batch(&format!(
-            "PRAGMA cache_size = -{READER_CACHE_KIB};
+            "PRAGMA cache_size = -{cache_kib};
              PRAGMA cell_size_check = ON;
              PRAGMA trusted_schema = OFF;"
         ))

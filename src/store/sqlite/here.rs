@@ -23,6 +23,10 @@ use crate::protocol::id::{ItemKey, Partition};
 /// cache for each file; who finds all of them taken asks the reading threads.
 const BENCHES: usize = 4;
 
+/// The page cache of each. While nothing is written it stays good, and the inner pages of
+/// some million rows fit.
+const CACHE_KIB: i64 = 8 * 1024;
+
 /// A read that takes longer than this has waited for a disk: from memory it takes
 /// a tenth of it, even of a large row.
 const SLOW_US: u64 = 250;
@@ -137,7 +141,7 @@ impl Here {
     pub fn open(dir: &Path, files: u32, shared: Arc<Shared>) -> Result<Self, OpenError> {
         let seat = |file| -> Result<Seat, OpenError> {
             Ok(Seat {
-                connection: file::open_reader(&file::path(dir, file))?,
+                connection: file::open_reader(&file::path(dir, file), CACHE_KIB)?,
                 held_at: None,
             })
         };

@@ -196,7 +196,7 @@ impl SqliteStore {
             };
             readers.push(Reader {
                 connections: (0..files)
-                    .map(|file| file::open_reader(&file::path(dir, file)))
+                    .map(|file| file::open_reader(&file::path(dir, file), file::READER_CACHE_KIB))
                     .collect::<Result<_, _>>()?,
                 queue: queue.clone(),
                 shared: shared.clone(),
@@ -273,8 +273,9 @@ impl SqliteStore {
     /// key. Blocks and holds them all: for checks and repair, not for serving.
     pub fn scan(&self, partition: Partition) -> Result<Vec<(ItemKey, Row)>, StoreError> {
         let file = file_of(partition, self.changes.len());
-        let connection = file::open_reader(&file::path(&self.data_dir, file))
-            .map_err(|error| StoreError::Io(error.to_string()))?;
+        let connection =
+            file::open_reader(&file::path(&self.data_dir, file), file::READER_CACHE_KIB)
+                .map_err(|error| StoreError::Io(error.to_string()))?;
         reader::scan(&connection, partition)
     }
 
