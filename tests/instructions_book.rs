@@ -41,19 +41,22 @@ fn verdicts(book: &Book, counts: &[(&str, u64)]) -> Vec<(String, Verdict)> {
 
 #[test]
 fn a_little_more_or_less_passes_and_no_more_than_that() {
-    let book = book(&[("sync", entry(1_000, 0.0)), ("store", entry(1_000, 5.0))]);
+    let book = book(&[
+        ("sync", entry(100_000, 0.0)),
+        ("store", entry(100_000, 5.0)),
+    ]);
     for (name, count, verdict) in [
-        ("sync", 1_050, Verdict::Same),
-        ("sync", 1_051, Verdict::Grew),
-        ("sync", 900, Verdict::Same),
-        ("sync", 899, Verdict::Shrank),
-        ("store", 1_100, Verdict::Same),
-        ("store", 1_101, Verdict::Grew),
-        ("store", 850, Verdict::Same),
-        ("store", 849, Verdict::Shrank),
+        ("sync", 105_000, Verdict::Same),
+        ("sync", 105_001, Verdict::Grew),
+        ("sync", 90_000, Verdict::Same),
+        ("sync", 89_999, Verdict::Shrank),
+        ("store", 110_000, Verdict::Same),
+        ("store", 110_001, Verdict::Grew),
+        ("store", 85_000, Verdict::Same),
+        ("store", 84_999, Verdict::Shrank),
     ] {
         let other = if name == "sync" { "store" } else { "sync" };
-        let judged = verdicts(&book, &[(name, count), (other, 1_000)]);
+        let judged = verdicts(&book, &[(name, count), (other, 100_000)]);
         let expected = (name.to_owned(), verdict);
         assert!(judged.contains(&expected), "{name} {count}: {judged:?}");
         let same = (other.to_owned(), Verdict::Same);
@@ -98,4 +101,18 @@ fn the_committed_book_is_one() {
     let book: Book = toml::from_str(text).unwrap();
     assert!(!book.scenes.is_empty());
     assert_eq!(book.text(), text, "it is written by --accept, not by hand");
+}
+
+#[test]
+fn a_few_instructions_of_a_small_scene_say_nothing() {
+    let book = book(&[("sync", entry(1_000, 0.0))]);
+    for (count, verdict) in [
+        (1_000 + guard::NOISE_INSTRUCTIONS, Verdict::Same),
+        (1_001 + guard::NOISE_INSTRUCTIONS, Verdict::Grew),
+        (1_000 - guard::NOISE_INSTRUCTIONS, Verdict::Same),
+        (999 - guard::NOISE_INSTRUCTIONS, Verdict::Shrank),
+    ] {
+        let judged = verdicts(&book, &[("sync", count)]);
+        assert_eq!(judged, [("sync".to_owned(), verdict)], "{count}");
+    }
 }

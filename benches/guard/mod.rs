@@ -15,6 +15,10 @@ use serde::Deserialize;
 
 /// By how many percent a scene may grow.
 pub const GROWTH_PERCENT: f64 = 5.0;
+/// A difference of no more instructions than this is the allocator's, which looks for room
+/// longer or shorter as its lists happen to lie: small scenes differ by as much between
+/// two builds of the same code.
+pub const NOISE_INSTRUCTIONS: u64 = 250;
 /// By how many percent a scene may shrink before that is to be accepted: a gain
 /// that is not in the book could be lost again unnoticed.
 pub const SHRINK_PERCENT: f64 = 10.0;
@@ -110,7 +114,10 @@ impl Book {
                 None => Verdict::Gone,
                 Some(now) => {
                     let growth = growth_percent(entry.instructions, now);
-                    if growth > GROWTH_PERCENT + entry.spread_percent {
+                    let changed = now.abs_diff(entry.instructions);
+                    if changed <= NOISE_INSTRUCTIONS {
+                        Verdict::Same
+                    } else if growth > GROWTH_PERCENT + entry.spread_percent {
                         Verdict::Grew
                     } else if growth < -(SHRINK_PERCENT + entry.spread_percent) {
                         Verdict::Shrank
