@@ -167,8 +167,12 @@ async fn attend(
     permit: OwnedSemaphorePermit,
 ) {
     let stopping = stopped.clone();
-    let stream = Polite::new(Impatient::new(stream), api.gate().clone());
-    let in_hand = stream.in_hand.clone();
+    let door = Door::new(api.gate().clone());
+    let in_hand = door.in_hand.clone();
+    let stream = Impatient {
+        door: Some(door),
+        ..Impatient::new(stream)
+    };
     let service = service_fn(move |request| {
         let api = api.clone();
         let stopping = stopping.clone();
@@ -226,9 +230,9 @@ async fn turn_away(stream: TcpStream, api: Arc<Api<Node>>, permit: OwnedSemaphor
     drop(permit);
 }
 
-/// A connection that reads its next request when there is room for it.
-struct Polite<S> {
-    stream: S,
+/// Where a connection waits before it reads its next request: until there is room for
+/// it, or it has waited for long enough.
+struct Door {
     gate: Arc<Gate>,
     /// Whether a request is being answered: what is read then belongs to it.
     in_hand: Arc<AtomicBool>,
@@ -239,10 +243,9 @@ struct Polite<S> {
     max_wait: Duration,
 }
 
-impl<S> Polite<S> {
-    fn new(stream: S, gate: Arc<Gate>) -> Self {
-        Polite {
-            stream,
+impl Door {
+    fn new(gate: Arc<Gate>) -> Self {
+        Door {
             gate,
             in_hand: Arc::default(),
             room: None,
@@ -251,81 +254,39 @@ impl<S> Polite<S> {
         }
     }
 
-    /// Ready when the next request may be read: there is room, or it was waited for
-    /// long enough.
-    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if !self.gate.is_full() {
-                return Poll::Ready(());
-            }
+    /// Ready when the next bytes may be read.
+    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !self.in_hand.load(Ordering::Relaxed) && self.gate.is_full() {
             let max_wait = self.max_wait;
             let patience = self
                 .patience
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep(max_wait)));
             if patience.as_mut().poll(context).is_ready() {
-                return Poll::Ready(());
+                break;
             }
             let gate = &self.gate;
             let room = self.room.get_or_insert_with(|| Box::pin(gate.wait()));
             ready!(room.as_mut().poll(context));
             self.room = None;
         }
+        self.room = None;
+        Poll::Ready(())
     }
-}
 
-impl<S: AsyncRead + Unpin> AsyncRead for Polite<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let has_waited = self.patience.is_some();
-        if !self.in_hand.load(Ordering::Relaxed) {
-            ready!(self.poll_room(context));
-            self.room = None;
-        }
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if has_waited && self.patience.take().is_some() && read.is_pending() {
-            // It had nothing to ask after all: the room is another's.
+    /// It was let in, and this is what it had to say.
+    fn note_read(&mut self, has_nothing: bool) {
+        if self.patience.take().is_some() && has_nothing {
+            // The room is another's.
             self.gate.tell_of_room();
         }
-        read
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Polite<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
-    }
-}
-
-/// A connection that gives up when nothing can be written for [`MAX_STALL`].
+/// A connection that reads when its door is open, if it has one, and gives up when
+/// nothing can be written for [`MAX_STALL`].
 struct Impatient<S> {
     stream: S,
+    door: Option<Door>,
     /// Runs while a write waits.
     stall: Option<Pin<Box<Sleep>>>,
     max_stall: Duration,
@@ -335,6 +296,7 @@ impl<S> Impatient<S> {
     fn new(stream: S) -> Self {
         Impatient {
             stream,
+            door: None,
             stall: None,
             max_stall: MAX_STALL,
         }
@@ -369,7 +331,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        if let Some(door) = &mut self.door {
+            ready!(door.poll_open(context));
+        }
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if let Some(door) = &mut self.door {
+            door.note_read(read.is_pending());
+        }
+        read
     }
 }
 
@@ -425,11 +394,16 @@ mod tests {
         let gate = Arc::new(Gate::new(1));
         let polite = |max_wait_ms| {
             let (near, far) = tokio::io::duplex(64);
-            let near = Polite {
+            let door = Door {
                 max_wait: Duration::from_millis(max_wait_ms),
-                ..Polite::new(near, gate.clone())
+                ..Door::new(gate.clone())
             };
-            (near, far)
+            let in_hand = door.in_hand.clone();
+            let near = Impatient {
+                door: Some(door),
+                ..Impatient::new(near)
+            };
+            (near, far, in_hand)
         };
         let mut passes = Vec::new();
         while !gate.is_full() {
@@ -437,8 +411,8 @@ mod tests {
         }
         let mut byte = [0; 1];
         // One that has nothing to ask waits behind one that has.
-        let (mut idle, _silent) = polite(600_000);
-        let (mut near, mut far) = polite(600_000);
+        let (mut idle, _silent, _) = polite(600_000);
+        let (mut near, mut far, in_hand) = polite(600_000);
         far.write_all(b"ab").await.expect("taken");
         let idling = tokio::spawn(async move { idle.read(&mut [0; 1]).await });
         let read = async {
@@ -455,11 +429,11 @@ mod tests {
         passes.push(gate.enter().expect("room"));
         assert!(gate.is_full());
         // What belongs to a request in hand is read at once.
-        near.in_hand.store(true, Ordering::Relaxed);
+        in_hand.store(true, Ordering::Relaxed);
         near.read_exact(&mut byte).await.expect("read");
         assert_eq!(&byte, b"b");
         // Nobody waits for ever.
-        let (mut near, mut far) = polite(20);
+        let (mut near, mut far, _) = polite(20);
         far.write_all(b"c").await.expect("taken");
         near.read_exact(&mut byte).await.expect("read");
         assert_eq!(&byte, b"c");
