@@ -29,6 +29,9 @@ pub const LEAVES_PER_REQUEST: usize = 256;
 /// How many leaves are derived in a second at most. A million rows take a minute
 /// and a half after a start, in some five percent of one core.
 pub const LEAVES_PER_SECOND: u64 = 12_800;
+/// How many leaves are derived at once after a pause, at most: those of a tenth of a
+/// second, so that a pause is not made up for in one go.
+const MAX_ALLOWANCE: i64 = LEAVES_PER_SECOND as i64 / 10;
 
 /// A partition that is being derived.
 struct Derivation {
@@ -67,8 +70,9 @@ pub struct Trees {
     /// The rest of the present round: the next partition.
     next: u32,
     round_begun_ms: u64,
-    /// Leaves that may be derived before time has to pass.
-    allowance: u64,
+    /// Leaves that may be derived before time has to pass. Below zero when an answer
+    /// brought more than were allowed: time pays that back first.
+    allowance: i64,
     allowed_ms: u64,
 }
 
@@ -81,7 +85,7 @@ impl Trees {
         *self = Trees {
             width: merkle::width(partitions),
             partitions,
-            allowance: LEAVES_PER_SECOND,
+            allowance: MAX_ALLOWANCE,
             ..Trees::default()
         };
     }
@@ -209,9 +213,12 @@ impl Trees {
         }
         let passed_ms = now_ms.saturating_sub(self.allowed_ms);
         self.allowed_ms = now_ms;
-        self.allowance = (self.allowance + passed_ms.saturating_mul(LEAVES_PER_SECOND) / 1000)
-            .min(LEAVES_PER_SECOND / 10);
-        if self.allowance == 0 {
+        let earned = passed_ms.saturating_mul(LEAVES_PER_SECOND) / 1000;
+        self.allowance = self
+            .allowance
+            .saturating_add(i64::try_from(earned).unwrap_or(i64::MAX))
+            .min(MAX_ALLOWANCE);
+        if self.allowance <= 0 {
             return None;
         }
         if self.deriving.as_ref().is_some_and(|deriving| deriving.void) {
@@ -256,7 +263,7 @@ impl Trees {
             self.suspect(deriving.partition);
         }
         // Not at once, or a store that always fails would be asked without end.
-        self.allowance = 0;
+        self.allowance = self.allowance.min(0);
     }
 
     /// The store gave leaves. Returns what was found once the partition is done.
@@ -267,7 +274,7 @@ impl Trees {
         class_of: impl Fn(TableId) -> Class,
     ) -> Option<Derived> {
         self.asked = false;
-        self.allowance = self.allowance.saturating_sub(leaves.len() as u64);
+        self.allowance -= leaves.len() as i64;
         let width = self.width;
         let deriving = self.deriving.as_mut()?;
         for leaf in leaves {
@@ -357,6 +364,35 @@ mod tests {
             1 => (1usize..6).prop_map(Act::Derive),
         ];
         prop::collection::vec(act, 0..120)
+    }
+
+    #[test]
+    fn leaves_keep_to_their_pace_however_slowly_they_come() {
+        // How long the store takes for an answer, and how often it is asked.
+        for (answer_ms, tick_ms) in [(0, 10), (1, 1), (3, 3), (25, 10)] {
+            let mut trees = Trees::default();
+            trees.set_partitions(1 << 20);
+            let (mut now_ms, mut given) = (0, 0);
+            while now_ms < 10_000 {
+                if trees.next_request(now_ms, 0).is_none() {
+                    now_ms += tick_ms;
+                    continue;
+                }
+                now_ms += answer_ms;
+                let leaves: Vec<Leaf> = (0..LEAVES_PER_REQUEST)
+                    .map(|number| Leaf {
+                        key: key(number as u8),
+                        hash: state(1),
+                        deleted_us: None,
+                    })
+                    .collect();
+                trees.on_leaves(&leaves, true, class_of);
+                given += leaves.len() as u64;
+            }
+            let allowed = 10 * LEAVES_PER_SECOND + 2 * MAX_ALLOWANCE as u64;
+            assert!(given <= allowed, "{given} leaves at {answer_ms} ms each");
+            assert!(2 * given > allowed, "only {given} leaves");
+        }
     }
 
     proptest! {
