@@ -3,13 +3,13 @@
 //! Promises: the processes are stopped when [`Servers`] goes; they listen on
 //! ports that were free a moment ago, with two tables, `raw` (no reconciler) and
 //! `counters` (`pn-counter`), and have found each other when [`Servers::start`]
-//! returns.
+//! returns. Each can be stopped, and started again on its data.
 
 // Each bench compiles this file and uses a part of it.
 #![allow(dead_code)]
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -32,10 +32,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// machine that kinfold runs on (USER_HZ).
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// The tables, in the config file that all nodes share.
+pub const TABLES: &str = "[tables.raw]\n[tables.counters]\nreconciler = \"pn-counter\"\n";
+
 /// Three processes, stopped when this goes.
 pub struct Servers {
     pub children: Vec<Child>,
     pub addresses: Vec<String>,
+    /// Where each node's data is, in a folder of its name, with config and logs.
+    data: PathBuf,
+    /// The command that runs a node, up to the arguments that are its own.
+    command: Vec<String>,
 }
 
 impl Drop for Servers {
@@ -48,8 +55,9 @@ impl Drop for Servers {
 }
 
 impl Servers {
-    /// Starts three nodes on ports that were free a moment ago. `under` is a
-    /// command that runs them, like `taskset -c 0`; nothing runs them directly.
+    /// Starts three nodes on ports that were free a moment ago, with the config file
+    /// `kinfold.toml` in `data`, which is made of [`TABLES`] if it is not there. `under`
+    /// is a command that runs them, like `taskset -c 0`; nothing runs them directly.
     pub async fn start(
         data: &Path,
         server: &Path,
@@ -66,41 +74,24 @@ impl Servers {
             .collect::<anyhow::Result<_>>()?;
         drop(free);
         let config = data.join("kinfold.toml");
-        std::fs::write(
-            &config,
-            "[tables.raw]\n[tables.counters]\nreconciler = \"pn-counter\"\n",
-        )?;
+        if !config.exists() {
+            std::fs::write(&config, TABLES)?;
+        }
+        let text = |path: &Path| path.to_str().map(str::to_owned).context("an odd path");
+        let mut command: Vec<String> = under.iter().map(|&part| part.to_owned()).collect();
+        command.push(text(server)?);
+        let flags = ["serve", "--log", "warn", "--durability", durability];
+        command.extend(flags.map(str::to_owned));
+        command.extend(["--seeds".to_owned(), addresses.join(",")]);
+        command.extend(["--config".to_owned(), text(&config)?]);
         let mut servers = Servers {
             children: Vec::new(),
             addresses,
+            data: data.to_owned(),
+            command,
         };
-        for (name, address) in NAMES.iter().zip(&servers.addresses) {
-            let mut command = match under {
-                [] => Command::new(server),
-                [program, rest @ ..] => {
-                    let mut command = Command::new(program);
-                    command.args(rest).arg(server);
-                    command
-                }
-            };
-            let child = command
-                .args([
-                    "serve", "--log", "warn", "--name", name, "--listen", address,
-                ])
-                .args([
-                    "--seeds",
-                    &servers.addresses.join(","),
-                    "--durability",
-                    durability,
-                ])
-                .arg("--config")
-                .arg(&config)
-                .arg("--data-dir")
-                .arg(data.join(name))
-                .stdout(Stdio::null())
-                .stderr(std::fs::File::create(data.join(format!("{name}.log")))?)
-                .spawn()
-                .context("the server does not start")?;
+        for (name, address) in NAMES.iter().zip(servers.addresses.clone()) {
+            let child = servers.spawn(name, &address)?;
             servers.children.push(child);
         }
         let waiting = tokio::time::timeout(PATIENCE, servers.ready());
@@ -108,7 +99,43 @@ impl Servers {
         Ok(servers)
     }
 
-    async fn ready(&self) {
+    /// Starts a node of this name, which may be a fourth.
+    pub fn spawn(&self, name: &str, address: &str) -> anyhow::Result<Child> {
+        let (program, flags) = self.command.split_first().context("a command")?;
+        Command::new(program)
+            .args(flags)
+            .args(["--name", name, "--listen", address])
+            .arg("--data-dir")
+            .arg(self.data.join(name))
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(
+                self.data.join(format!("{name}.log")),
+            )?)
+            .spawn()
+            .context("the server does not start")
+    }
+
+    /// The folder of a node's data.
+    pub fn data_of(&self, name: &str) -> PathBuf {
+        self.data.join(name)
+    }
+
+    /// Kills a node.
+    pub fn kill(&mut self, index: usize) -> anyhow::Result<()> {
+        let child = &mut self.children[index];
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Starts a node again that was killed.
+    pub fn revive(&mut self, index: usize) -> anyhow::Result<()> {
+        self.children[index] = self.spawn(NAMES[index], &self.addresses[index])?;
+        Ok(())
+    }
+
+    /// Ends when all three are ready and see each other.
+    pub async fn ready(&self) {
         for address in &self.addresses {
             while !is_ready(address).await.unwrap_or(false) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -164,7 +191,7 @@ async fn is_ready(address: &str) -> anyhow::Result<bool> {
     let view: Value = client.get("/v1/cluster").await?.json()?;
     let up = |member: &&Value| member["up"] == true && member["status"] == "up";
     let members = view["members"].as_array().context("members")?;
-    Ok(members.iter().filter(up).count() == NAMES.len() && view["under_replicated"] == 0)
+    Ok(members.iter().filter(up).count() >= NAMES.len() && view["under_replicated"] == 0)
 }
 
 /// One connection that is kept.
