@@ -154,6 +154,7 @@ async fn main() -> anyhow::Result<()> {
     }
     for &work in &args.work {
         let (quiet, busy, log_bytes) = measure(&args, work).await?;
+        eprintln!("{quiet:?}\n{busy:?}");
         let name = format!("{work:?}").to_lowercase();
         let row = |what: &str, figures: &Figures| {
             let mut row = vec![name.clone(), what.to_owned()];
@@ -226,12 +227,9 @@ async fn measure(args: &Args, work: Work) -> anyhow::Result<(Figures, Figures, u
     }
     watch.abort();
     let (quiet, busy) = (mean(&quiet), mean(&busy));
-    ensure!(
-        busy.done > quiet.done,
-        "there was no more {work:?} with than without: {} and {}",
-        busy.done,
-        quiet.done
-    );
+    if busy.done <= quiet.done {
+        eprintln!("{work:?}: no more of it with than without, so this says nothing");
+    }
     Ok((quiet, busy, largest.load(Ordering::Relaxed)))
 }
 

@@ -133,6 +133,21 @@ pub fn open_reader(path: &Path, cache_kib: i64) -> Result<Connection, OpenError>
     Ok(connection)
 }
 
+/// Opens a connection that moves the log of a file into it, while another one writes.
+pub fn open_mover(path: &Path) -> Result<Connection, OpenError> {
+    let sqlite = |source| OpenError::sqlite(path, source);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    connection
+        .execute_batch(
+            "PRAGMA synchronous = FULL;
+             PRAGMA wal_autocheckpoint = 0;
+             PRAGMA trusted_schema = OFF;",
+        )
+        .map_err(sqlite)?;
+    Ok(connection)
+}
+
 fn kind(connection: &Connection, path: &Path) -> Result<Kind, OpenError> {
     let number = |sql: &str| -> Result<i64, OpenError> {
         connection

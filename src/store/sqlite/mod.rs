@@ -24,6 +24,7 @@
 //! until the rows are next derived (walk.rs).
 
 mod batch;
+mod checkpoints;
 mod file;
 mod here;
 mod log;
@@ -48,6 +49,7 @@ use std::thread::{self, JoinHandle};
 use rusqlite::Connection;
 
 use self::batch::{Change, Delivered};
+use self::checkpoints::Checkpointer;
 use self::here::Here;
 pub use self::open::{
     Durability, MAX_FILES, MAX_QUEUED_CHANGE_BYTES, MAX_QUEUED_CHANGES, MAX_QUEUED_READS,
@@ -140,6 +142,8 @@ pub(crate) fn file_of(partition: Partition, files: usize) -> u32 {
 struct Threads {
     readers: Vec<JoinHandle<()>>,
     writers: Vec<JoinHandle<Option<Connection>>>,
+    /// Ends when the writers have.
+    checkpointer: Option<JoinHandle<()>>,
 }
 
 /// A store in SQLite files.
@@ -204,8 +208,9 @@ impl SqliteStore {
             });
         }
         let here = Arc::new(Here::open(dir, files, shared.clone())?);
+        let (checkpointer, checkpoints) = Checkpointer::open(dir, files)?;
         let mut writers = Vec::new();
-        for (connection, file) in connections.into_iter().zip(0..) {
+        for ((connection, checkpoints), file) in connections.into_iter().zip(checkpoints).zip(0..) {
             file::set_durability(&connection, options.durability)
                 .map_err(|source| OpenError::sqlite(&file::path(dir, file), source))?;
             writers.push(Writer {
@@ -218,6 +223,7 @@ impl SqliteStore {
                 )),
                 shared: shared.clone(),
                 here: here.clone(),
+                checkpoints,
                 broken: None,
                 logged_pages: 0,
                 buffer: Vec::new(),
@@ -234,15 +240,21 @@ impl SqliteStore {
             threads: Mutex::new(Some(Threads {
                 readers: Vec::new(),
                 writers: Vec::new(),
+                checkpointer: None,
             })),
         });
-        store.start(readers, writers)?;
+        store.start(readers, writers, checkpointer)?;
         Ok(store)
     }
 
     /// Starts the threads. If one cannot be had, dropping the store ends those
     /// that run.
-    fn start(&self, readers: Vec<Reader>, writers: Vec<Writer>) -> Result<(), OpenError> {
+    fn start(
+        &self,
+        readers: Vec<Reader>,
+        writers: Vec<Writer>,
+        checkpointer: Checkpointer,
+    ) -> Result<(), OpenError> {
         let failed = |source| OpenError::io(&self.data_dir, source);
         let mut threads = self.threads();
         let threads = threads.as_mut().expect("the store was just made");
@@ -262,6 +274,9 @@ impl SqliteStore {
             });
             threads.writers.push(thread.map_err(failed)?);
         }
+        let thread = thread::Builder::new().name("store-checkpoint".into());
+        let thread = thread.spawn(|| checkpointer.run());
+        threads.checkpointer = Some(thread.map_err(failed)?);
         Ok(())
     }
 
@@ -403,6 +418,11 @@ impl SqliteStore {
             .into_iter()
             .map(|thread| thread.join().ok().flatten())
             .collect();
+        if let Some(thread) = threads.checkpointer
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of checkpoints had panicked");
+        }
         if clean {
             match writers.into_iter().collect::<Option<Vec<_>>>() {
                 Some(connections) => {

@@ -508,6 +508,7 @@ fn a_commit_that_fails_breaks_the_file_off_and_is_told() {
         assert!(queue.push(Job { work, answer }, 0).is_ok());
     }
     queue.close();
+    let checkpoints = Checkpointer::open(dir.path(), 1).expect("opens").1.pop();
     let writer = Writer {
         connection,
         file: 0,
@@ -515,6 +516,7 @@ fn a_commit_that_fails_breaks_the_file_off_and_is_told() {
         queue,
         shared: store.shared.clone(),
         here: store.here.clone(),
+        checkpoints: checkpoints.expect("of the one file"),
         broken: None,
         logged_pages: 0,
         buffer: Vec::new(),

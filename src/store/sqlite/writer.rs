@@ -24,6 +24,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::batch::{Batch, Change, MAX_BATCH_BYTES, OVERHEAD_BYTES};
+use super::checkpoints::{Checkpoints, Failure, Progress};
 use super::file;
 use super::here::Here;
 use super::queue::Queue;
@@ -91,6 +92,8 @@ pub struct Writer {
     pub shared: Arc<Shared>,
     /// Those who read beside it.
     pub here: Arc<Here>,
+    /// Whoever moves the log meanwhile.
+    pub checkpoints: Checkpoints,
     /// Why the file takes no more changes.
     pub broken: Option<StoreError>,
     /// About how many pages wait in the log.
@@ -100,7 +103,7 @@ pub struct Writer {
 }
 
 /// Why a transaction was rolled back.
-enum Failure {
+enum RolledBack {
     /// Nothing of it was written.
     Work(rusqlite::Error),
     /// What was written may or may not be on the disk.
@@ -181,12 +184,12 @@ impl Writer {
     }
 
     /// Rolls back, and decides whether the file can go on.
-    fn after_failure(&mut self, failure: Failure) -> StoreError {
+    fn after_failure(&mut self, failure: RolledBack) -> StoreError {
         let rolled_back =
             self.connection.is_autocommit() || self.connection.execute_batch("ROLLBACK").is_ok();
         let (error, at_commit) = match &failure {
-            Failure::Work(error) => (error, false),
-            Failure::Commit(error) => (error, true),
+            RolledBack::Work(error) => (error, false),
+            RolledBack::Commit(error) => (error, true),
         };
         let meant = self.shared.meaning(self.file, error);
         tracing::error!(file = self.file, %error, at_commit, "a transaction failed");
@@ -198,7 +201,7 @@ impl Writer {
     }
 
     /// Takes no more changes, see the top of the file.
-    fn break_off(&mut self, error: &rusqlite::Error) {
+    fn break_off(&mut self, error: &dyn std::fmt::Display) {
         let error = StoreError::Io(format!(
             "file {} takes no more changes until the process is started again: {error}",
             self.file
@@ -210,7 +213,7 @@ impl Writer {
 
     /// Makes changes from the front in one transaction and commits it. Returns
     /// one reply for each that it came to, at least one.
-    fn transact(&mut self, jobs: &[Job]) -> Result<Replies, Failure> {
+    fn transact(&mut self, jobs: &[Job]) -> Result<Replies, RolledBack> {
         let first = match &jobs[0].work {
             Work::Look(look) => return Ok(vec![self.look(look)]),
             Work::Change(first) => first,
@@ -219,14 +222,14 @@ impl Writer {
         let connection = &self.connection;
         let set_durability = |durability| {
             if synced && self.durability != Durability::Commit {
-                file::set_durability(connection, durability).map_err(Failure::Work)
+                file::set_durability(connection, durability).map_err(RolledBack::Work)
             } else {
                 Ok(())
             }
         };
         set_durability(Durability::Commit)?;
-        execute(connection, "BEGIN IMMEDIATE").map_err(Failure::Work)?;
-        let mut batch = Batch::new(connection).map_err(Failure::Work)?;
+        execute(connection, "BEGIN IMMEDIATE").map_err(RolledBack::Work)?;
+        let mut batch = Batch::new(connection).map_err(RolledBack::Work)?;
         let mut replies = Vec::with_capacity(jobs.len());
         for Job { work, .. } in jobs {
             let full = batch.bytes() > MAX_BATCH_BYTES;
@@ -235,11 +238,11 @@ impl Writer {
                 break;
             }
             let made = batch.make(change, &self.shared);
-            replies.push(made.map_err(Failure::Work)?);
+            replies.push(made.map_err(RolledBack::Work)?);
         }
-        let pages = batch.write(&mut self.buffer).map_err(Failure::Work)?;
+        let pages = batch.write(&mut self.buffer).map_err(RolledBack::Work)?;
         drop(batch);
-        execute(connection, "COMMIT").map_err(Failure::Commit)?;
+        execute(connection, "COMMIT").map_err(RolledBack::Commit)?;
         self.logged_pages += pages;
         self.shared.note_commit(replies.len());
         set_durability(Durability::Os)?;
@@ -267,21 +270,30 @@ impl Writer {
     }
 
     /// Runs after the answers were given, so that no one waits for it but those
-    /// who came since.
+    /// who came since. Most of the work is done beside this thread (checkpoints.rs).
     fn checkpoint_if_due(&mut self) {
         if self.logged_pages < CHECKPOINT_PAGES || self.broken.is_some() {
             return;
         }
         let cut = self.logged_pages >= FORCED_CHECKPOINT_PAGES;
-        self.here.ebb(self.file);
-        match file::checkpoint(&self.connection, cut) {
+        let finished = match self.checkpoints.advance(cut) {
+            Ok(Progress::UnderWay) => return,
+            Ok(Progress::Done) => {
+                self.here.ebb(self.file);
+                file::checkpoint(&self.connection, cut).map_err(Failure::Sqlite)
+            }
+            Err(failure) => Err(failure),
+        };
+        match finished {
             // What readers held back is counted on, so that a log that cannot
             // be emptied is some day cut by force.
             Ok(done) => self.logged_pages = done.left_pages,
-            Err(error) if file::is_failed_sync(&error) => self.break_off(&error),
-            Err(error) => {
-                self.shared.suspect(self.file, &error);
-                tracing::error!(file = self.file, %error, "a checkpoint failed; the log grows");
+            Err(failure) if failure.is_failed_sync() => self.break_off(&failure),
+            Err(failure) => {
+                if let Failure::Sqlite(error) = &failure {
+                    self.shared.suspect(self.file, error);
+                }
+                tracing::error!(file = self.file, error = %failure, "a checkpoint failed; the log grows");
                 // Tried again when as much has gathered once more.
                 self.logged_pages = 0;
             }
