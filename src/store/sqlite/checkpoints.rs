@@ -285,19 +285,28 @@ mod tests {
     #[test]
     fn a_failure_is_told_once_and_the_next_time_is_another_try() {
         let (dir, connection) = database();
-        let (mut checkpointer, checkpoints) = of(&dir);
-        // A connection that may not write moves nothing.
         let path = file::path(dir.path(), 0);
-        let whole = std::mem::replace(
-            &mut checkpointer.targets[0].connection,
-            file::open_reader(&path, 64).expect("opens"),
-        );
-        let thread = thread::spawn(|| checkpointer.run());
-        let failure = checkpoints.advance(true).map(drop).expect_err("fails");
-        assert!(!failure.is_failed_sync(), "{failure}");
-        assert!(matches!(checkpoints.advance(false), Ok(Progress::UnderWay)));
-        drop(checkpoints);
-        thread.join().expect("ends");
-        drop((connection, whole));
+        // A connection that may not write moves nothing, and there is no syncing of a
+        // device that keeps nothing.
+        let of_a_reader = |target: &mut Target| {
+            let reader = file::open_reader(&path, 64).expect("opens");
+            target.connection = reader;
+        };
+        let of_nothing = |target: &mut Target| {
+            target.database = File::open("/dev/null").expect("opens");
+        };
+        let spoilers: [(&dyn Fn(&mut Target), bool); 2] =
+            [(&of_a_reader, false), (&of_nothing, true)];
+        for (spoil, is_failed_sync) in spoilers {
+            let (mut checkpointer, checkpoints) = of(&dir);
+            spoil(&mut checkpointer.targets[0]);
+            let thread = thread::spawn(|| checkpointer.run());
+            let failure = checkpoints.advance(true).map(drop).expect_err("fails");
+            assert_eq!(failure.is_failed_sync(), is_failed_sync, "{failure}");
+            assert!(matches!(checkpoints.advance(false), Ok(Progress::UnderWay)));
+            drop(checkpoints);
+            thread.join().expect("ends");
+        }
+        drop(connection);
     }
 }
