@@ -13,6 +13,7 @@ use crate::protocol::replica::Outcome;
 use crate::store::suite::{ask, hints, key, put, read, update, values, write};
 
 mod damage;
+mod guess;
 
 fn dir() -> TempDir {
     TempDir::new().expect("a directory")
@@ -508,18 +509,14 @@ fn a_commit_that_fails_breaks_the_file_off_and_is_told() {
         assert!(queue.push(Job { work, answer }, 0).is_ok());
     }
     queue.close();
-    let writer = Writer {
-        connection,
+    let post = Post {
         file: 0,
         durability: Durability::Commit,
         queue,
         shared: store.shared.clone(),
         here: store.here.clone(),
-        broken: None,
-        logged_pages: 0,
-        buffer: Vec::new(),
     };
-    assert!(writer.run().is_none());
+    assert!(!Writer::new(post, &connection).run(), "it is not sound");
     assert!(matches!(hears.try_recv(), Ok(StoreError::Io(_))));
     for _ in 0..2 {
         let reply = receive.recv().expect("answered");

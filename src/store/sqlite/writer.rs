@@ -27,6 +27,7 @@ use super::batch::{Batch, Change, MAX_BATCH_BYTES, OVERHEAD_BYTES};
 use super::file;
 use super::here::Here;
 use super::queue::Queue;
+use super::tools::Tools;
 use super::walk::Walk;
 use super::{Answer, Durability, Shared};
 use crate::protocol::effect::{StoreError, StoreReply};
@@ -82,21 +83,25 @@ pub struct Job {
     pub answer: Answer,
 }
 
-/// One writing thread's state.
-pub struct Writer {
-    pub connection: Connection,
+/// What one writing thread is given, beside its connection.
+pub struct Post {
     pub file: u32,
     pub durability: Durability,
     pub queue: Arc<Queue<Job>>,
     pub shared: Arc<Shared>,
     /// Those who read beside it.
     pub here: Arc<Here>,
+}
+
+/// One writing thread's state.
+pub struct Writer<'c> {
+    post: Post,
+    connection: &'c Connection,
+    tools: Tools<'c>,
     /// Why the file takes no more changes.
-    pub broken: Option<StoreError>,
+    broken: Option<StoreError>,
     /// About how many pages wait in the log.
-    pub logged_pages: u64,
-    /// Where rows are encoded.
-    pub buffer: Vec<u8>,
+    logged_pages: u64,
 }
 
 /// Why a transaction was rolled back.
@@ -109,16 +114,27 @@ enum Failure {
 
 type Replies = Vec<Result<StoreReply, StoreError>>;
 
-impl Writer {
-    /// Makes changes until the queue is closed and empty. Gives the connection
-    /// back if the file is sound.
-    pub fn run(mut self) -> Option<Connection> {
+impl<'c> Writer<'c> {
+    /// One that has done nothing yet.
+    pub fn new(post: Post, connection: &'c Connection) -> Self {
+        Writer {
+            post,
+            connection,
+            tools: Tools::new(connection),
+            broken: None,
+            logged_pages: 0,
+        }
+    }
+
+    /// Makes changes until the queue is closed and empty. Returns whether the file
+    /// is sound.
+    pub fn run(mut self) -> bool {
         let mut jobs = VecDeque::new();
-        while !jobs.is_empty() || self.queue.take(MAX_BATCH, &mut jobs) {
+        while !jobs.is_empty() || self.post.queue.take(MAX_BATCH, &mut jobs) {
             self.commit_some(&mut jobs);
             self.checkpoint_if_due();
         }
-        self.broken.is_none().then_some(self.connection)
+        self.broken.is_none()
     }
 
     /// Makes the first of these changes, as many as a transaction holds, and
@@ -132,7 +148,7 @@ impl Writer {
         }
         let failure = match self.transact(jobs.make_contiguous()) {
             Ok(replies) => {
-                self.here.flow(self.file);
+                self.post.here.flow(self.post.file);
                 replies.iter().for_each(|reply| self.note_states(reply));
                 for (job, reply) in jobs.drain(..replies.len()).zip(replies) {
                     job.answer.give(reply);
@@ -151,7 +167,7 @@ impl Writer {
             } else {
                 self.transact_alone(&job)
             };
-            self.here.flow(self.file);
+            self.post.here.flow(self.post.file);
             self.note_states(&reply);
             job.answer.give(reply);
         }
@@ -165,7 +181,7 @@ impl Writer {
             _ => return,
         };
         for change in changes {
-            let states = &self.shared.states;
+            let states = &self.post.shared.states;
             states.set(change.partition, &change.key, change.after);
         }
     }
@@ -188,8 +204,8 @@ impl Writer {
             Failure::Work(error) => (error, false),
             Failure::Commit(error) => (error, true),
         };
-        let meant = self.shared.meaning(self.file, error);
-        tracing::error!(file = self.file, %error, at_commit, "a transaction failed");
+        let meant = self.post.shared.meaning(self.post.file, error);
+        tracing::error!(file = self.post.file, %error, at_commit, "a transaction failed");
         let unsure = at_commit && matches!(meant, StoreError::Io(_) | StoreError::Corrupt(_));
         if unsure || !rolled_back || file::is_failed_sync(error) {
             self.break_off(error);
@@ -201,10 +217,10 @@ impl Writer {
     fn break_off(&mut self, error: &rusqlite::Error) {
         let error = StoreError::Io(format!(
             "file {} takes no more changes until the process is started again: {error}",
-            self.file
+            self.post.file
         ));
         tracing::error!(%error, "the store broke off");
-        self.shared.tell_failed_commit(&error);
+        self.post.shared.tell_failed_commit(&error);
         self.broken = Some(error);
     }
 
@@ -216,17 +232,17 @@ impl Writer {
             Work::Change(first) => first,
         };
         let synced = matches!(first, Change::SetNumber(..));
-        let connection = &self.connection;
+        let (connection, usual) = (self.connection, self.post.durability);
         let set_durability = |durability| {
-            if synced && self.durability != Durability::Commit {
+            if synced && usual != Durability::Commit {
                 file::set_durability(connection, durability).map_err(Failure::Work)
             } else {
                 Ok(())
             }
         };
         set_durability(Durability::Commit)?;
-        execute(connection, "BEGIN IMMEDIATE").map_err(Failure::Work)?;
-        let mut batch = Batch::new(connection).map_err(Failure::Work)?;
+        self.begin().map_err(Failure::Work)?;
+        let mut batch = Batch::new(&mut self.tools);
         let mut replies = Vec::with_capacity(jobs.len());
         for Job { work, .. } in jobs {
             let full = batch.bytes() > MAX_BATCH_BYTES;
@@ -234,16 +250,23 @@ impl Writer {
             if !replies.is_empty() && (synced || work.is_apart() || full) {
                 break;
             }
-            let made = batch.make(change, &self.shared);
+            let made = batch.make(change, &self.post.shared);
             replies.push(made.map_err(Failure::Work)?);
         }
-        let pages = batch.write(&mut self.buffer).map_err(Failure::Work)?;
-        drop(batch);
-        execute(connection, "COMMIT").map_err(Failure::Commit)?;
+        let pages = batch.write().map_err(Failure::Work)?;
+        self.commit().map_err(Failure::Commit)?;
         self.logged_pages += pages;
-        self.shared.note_commit(replies.len());
+        self.post.shared.note_commit(replies.len());
         set_durability(Durability::Os)?;
         Ok(replies)
+    }
+
+    fn begin(&mut self) -> rusqlite::Result<()> {
+        self.tools.statements.begin.get()?.execute([]).map(drop)
+    }
+
+    fn commit(&mut self) -> rusqlite::Result<()> {
+        self.tools.statements.commit.get()?.execute([]).map(drop)
     }
 
     fn look(&self, look: &Look) -> Result<StoreReply, StoreError> {
@@ -252,7 +275,7 @@ impl Writer {
                 partition,
                 after,
                 limit,
-            } => Walk::new(&self.connection, &self.shared, *partition)
+            } => Walk::new(self.connection, &self.post.shared, *partition)
                 .and_then(|mut walk| walk.derive(after.as_ref(), *limit)),
             Look::CountHintsOf(partition) => self
                 .connection
@@ -261,8 +284,8 @@ impl Writer {
                 .map(|count| StoreReply::Count(count.cast_unsigned())),
         };
         looked.map_err(|error| {
-            tracing::error!(file = self.file, %error, "the rows could not be looked at");
-            self.shared.meaning(self.file, &error)
+            tracing::error!(file = self.post.file, %error, "the rows could not be looked at");
+            self.post.shared.meaning(self.post.file, &error)
         })
     }
 
@@ -273,22 +296,18 @@ impl Writer {
             return;
         }
         let cut = self.logged_pages >= FORCED_CHECKPOINT_PAGES;
-        self.here.ebb(self.file);
-        match file::checkpoint(&self.connection, cut) {
+        self.post.here.ebb(self.post.file);
+        match file::checkpoint(self.connection, cut) {
             // What readers held back is counted on, so that a log that cannot
             // be emptied is some day cut by force.
             Ok(done) => self.logged_pages = done.left_pages,
             Err(error) if file::is_failed_sync(&error) => self.break_off(&error),
             Err(error) => {
-                self.shared.suspect(self.file, &error);
-                tracing::error!(file = self.file, %error, "a checkpoint failed; the log grows");
+                self.post.shared.suspect(self.post.file, &error);
+                tracing::error!(file = self.post.file, %error, "a checkpoint failed; the log grows");
                 // Tried again when as much has gathered once more.
                 self.logged_pages = 0;
             }
         }
     }
-}
-
-fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached(sql)?.execute([]).map(drop)
 }
