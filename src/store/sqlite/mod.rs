@@ -28,6 +28,7 @@ mod file;
 mod here;
 mod hunch;
 mod log;
+mod log_writes;
 mod open;
 mod queue;
 mod reader;

@@ -14,6 +14,7 @@ use crate::store::suite::{ask, hints, key, put, read, update, values, write};
 
 mod damage;
 mod guess;
+mod log_writes;
 
 fn dir() -> TempDir {
     TempDir::new().expect("a directory")
