@@ -12,6 +12,9 @@
 //! accept that. Without valgrind, or with another compiler than the book's, nothing
 //! can be compared: it says SKIPPED, and does not fail. Not counted: what the
 //! kernel does, and how long instructions take (a miss of a cache is one).
+//!
+//! `--only TEXT` counts the scenes whose names hold TEXT and no others, for those
+//! who work on a part; the book is then held against those alone.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -31,6 +34,8 @@ mod scenes;
 const TIMES: usize = 256;
 /// How many times it is done before, so that caches and buffers are as in a run.
 const WARM_UP: usize = 16;
+/// Before the text that the names of the scenes have which are counted.
+const ONLY: &str = "--only";
 /// Tells this program that callgrind watches it.
 const WATCHED: &str = "--watched";
 /// How the program was built, which `benches/optimised.toml` says.
@@ -41,8 +46,14 @@ const ACCEPT: &str = "scripts/count-instructions.sh --accept";
 fn main() -> anyhow::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let only = arguments.iter().position(|argument| argument == ONLY);
+    let only = match only.map(|at| arguments.get(at + 1)) {
+        Some(text) => text.with_context(|| format!("{ONLY} wants a text"))?,
+        // Every name holds this.
+        None => "",
+    };
     if has(WATCHED) {
-        perform();
+        perform(only);
         return Ok(ExitCode::SUCCESS);
     }
     // `cargo test` runs benches too, without this flag.
@@ -60,9 +71,11 @@ fn main() -> anyhow::Result<ExitCode> {
         build: BUILD.unwrap_or("otherwise").to_owned(),
     };
     println!("{valgrind}, {}", circumstances.rustc);
-    let counts = count()?;
+    let counts = count(only)?;
+    ensure!(!counts.is_empty(), "no scene's name holds {only:?}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/instructions.toml");
     if has("--accept") {
+        ensure!(only.is_empty(), "the book is of all scenes: no {ONLY}");
         ensure!(
             BUILD.is_some(),
             "the book is written by {ACCEPT}, which builds as it should be counted"
@@ -77,7 +90,8 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("{}: {ACCEPT} writes it", path.display()))?;
-    let book: Book = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+    let mut book: Book = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+    book.scenes.retain(|name, _| name.contains(only));
     Ok(report(&book, &counts, &circumstances))
 }
 
@@ -165,8 +179,8 @@ fn profiles() -> PathBuf {
         .join("instructions")
 }
 
-/// Runs the scenes under callgrind.
-fn count() -> anyhow::Result<BTreeMap<String, Entry>> {
+/// Runs the scenes whose names hold this under callgrind.
+fn count(only: &str) -> anyhow::Result<BTreeMap<String, Entry>> {
     let folder = profiles();
     if folder.exists() {
         std::fs::remove_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
@@ -179,7 +193,7 @@ fn count() -> anyhow::Result<BTreeMap<String, Entry>> {
         .arg("--dump-before=*the_count_begins*")
         .arg("--dump-before=*the_count_ends*")
         .arg(std::env::current_exe()?)
-        .arg(WATCHED)
+        .args([WATCHED, ONLY, only])
         .stderr(Stdio::inherit())
         .output()
         .context("valgrind could not be started")?;
@@ -235,9 +249,10 @@ fn keep(profile: &Path, named: &Path) -> anyhow::Result<u64> {
     Ok(total)
 }
 
-/// Plays the scenes, and tells of each before the next.
-fn perform() {
-    for mut scene in scenes::counted() {
+/// Plays the scenes whose names hold this, and tells of each before the next.
+fn perform(only: &str) {
+    let wanted = scenes::counted().into_iter();
+    for mut scene in wanted.filter(|scene| scene.name.contains(only)) {
         let mut unwatched = |work: &mut dyn FnMut()| work();
         scene.run(WARM_UP.min(scene.batch), &mut unwatched);
         let times = TIMES.min(scene.batch);

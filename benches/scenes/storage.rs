@@ -7,14 +7,15 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
 use kinfold::protocol::context::Context;
-use kinfold::protocol::dot::Epoch;
+use kinfold::protocol::dot::{Actor, Dot, Epoch};
 use kinfold::protocol::effect::{StoreReply, StoreRequest};
 use kinfold::protocol::id::{NodeId, Partition};
 use kinfold::protocol::replica::{Draft, Minting, Mutation, Outcome, Row, SiblingLimits};
+use kinfold::protocol::siblings::SiblingSet;
 use kinfold::store::sqlite::{Durability, Options, SqliteStore};
 use kinfold::store::{Store, row};
 
-use super::{LARGE_BYTES, SMALL_BYTES, Scene, blind, key, usual};
+use super::{LARGE_BYTES, SMALL_BYTES, Scene, blind, dot, key, usual, version};
 
 /// Over how many partitions keys are spread.
 const PARTITIONS: u64 = 256;
@@ -102,26 +103,59 @@ impl Place {
     /// A put of an item that is not there yet.
     pub fn new_item(&self) -> StoreRequest {
         let number = self.next.replace(self.next.get() + 1);
+        self.put(number, Context::new())
+    }
+
+    fn put(&self, number: u64, client: Context) -> StoreRequest {
         StoreRequest::Update {
             partition: partition(number),
             key: key(number),
             mutation: Mutation::Write {
                 draft: Draft {
-                    client: Context::new(),
+                    client,
                     value: Some(self.value.clone()),
                     content_type: "application/json".into(),
                 },
                 minting: Minting {
                     node: NodeId::of("n0"),
                     incarnation: 1,
-                    now_us: 1_700_000_000_000_000 + number,
-                    fresh_epoch: Epoch(0x9e37_79b9_7f4a_7c15 ^ number),
+                    now_us: now_us(number),
+                    fresh_epoch: epoch(number),
                 },
                 limits: SiblingLimits {
                     fold_above: None,
                     max_siblings: 100,
                     max_actors: 20,
                 },
+            },
+            hints: Vec::new(),
+        }
+    }
+
+    /// The next put of one of the first items, by a client who saw those before it.
+    pub fn next_version(&self) -> StoreRequest {
+        let write = self.next.replace(self.next.get() + 1);
+        let (number, earlier) = (write % ITEMS, write / ITEMS);
+        let mut client = Context::new();
+        for counter in 1..=earlier {
+            let actor = Actor {
+                node: NodeId::of("n0"),
+                epoch: epoch(number),
+            };
+            client.add(Dot { actor, counter }, now_us(number));
+        }
+        self.put(number, client)
+    }
+
+    /// What a peer's put of an item that is not there yet brings.
+    pub fn new_delta(&self) -> StoreRequest {
+        let number = self.next.replace(self.next.get() + 1);
+        StoreRequest::Update {
+            partition: partition(number),
+            key: key(number),
+            mutation: Mutation::Sync {
+                set: SiblingSet::delta(&Context::new(), dot(1, number), version(SMALL_BYTES)),
+                max_actors: 20,
             },
             hints: Vec::new(),
         }
@@ -146,7 +180,11 @@ impl Place {
                 assert!(
                     matches!(
                         reply,
-                        Ok(StoreReply::Row(Some(_)) | StoreReply::Updated(Outcome::Written(_), _))
+                        Ok(StoreReply::Row(Some(_))
+                            | StoreReply::Updated(
+                                Outcome::Written(_) | Outcome::Synced { changed: true },
+                                _
+                            ))
                     ),
                     "{reply:?}"
                 );
@@ -169,6 +207,16 @@ fn partition(number: u64) -> Partition {
     Partition((number * 0x9e37_79b9 % PARTITIONS) as u32)
 }
 
+/// When the item's puts are made.
+fn now_us(number: u64) -> u64 {
+    1_700_000_000_000_000 + number
+}
+
+/// The epoch that the item's first put takes.
+fn epoch(number: u64) -> Epoch {
+    Epoch(0x9e37_79b9_7f4a_7c15 ^ number)
+}
+
 /// Puts of new items, so many asked for at once.
 pub fn puts(durability: Durability, at_once: usize) -> Scene {
     let name = match durability {
@@ -185,6 +233,30 @@ pub fn puts(durability: Durability, at_once: usize) -> Scene {
     .in_batches_of(256 / at_once)
 }
 
+/// Puts that came to a peer first, of items that are new here.
+fn deltas() -> Scene {
+    let place = Place::new(Durability::Os);
+    let asks = place.clone();
+    Scene::new(
+        "store/peer's put, durability os",
+        move || vec![asks.new_delta()],
+        move |requests: Vec<StoreRequest>| place.ask(requests),
+    )
+    .in_batches_of(256)
+}
+
+/// Puts over items that are there, one after the other.
+fn next_versions() -> Scene {
+    let place = Place::new(Durability::Os);
+    let asks = place.clone();
+    Scene::new(
+        "store/put over an item, durability os",
+        move || vec![asks.next_version()],
+        move |requests: Vec<StoreRequest>| place.ask(requests),
+    )
+    .in_batches_of(256)
+}
+
 /// Reads of items that are there, one after the other.
 pub fn reads() -> Scene {
     let place = Place::new(Durability::Os);
@@ -197,13 +269,20 @@ pub fn reads() -> Scene {
     .in_batches_of(256)
 }
 
-/// Those whose instructions are counted: one at a time, so that no two threads
-/// race for what goes into one commit.
+/// Those whose instructions are counted: mostly one at a time, so that no two
+/// threads race for what goes into one commit.
 pub fn counted_scenes() -> Vec<Scene> {
-    vec![
-        puts(Durability::Os, 1).that_varies_by(STORE_SPREAD_PERCENT),
-        reads().that_varies_by(STORE_SPREAD_PERCENT),
-    ]
+    let mut scenes = vec![
+        puts(Durability::Os, 1),
+        puts(Durability::Os, 16),
+        deltas(),
+        next_versions(),
+        reads(),
+    ];
+    for scene in &mut scenes {
+        scene.spread_percent = STORE_SPREAD_PERCENT;
+    }
+    scenes
 }
 
 /// Threads that wait for each other take a few system calls more or less.

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
 
-use super::{Durability, OpenError};
+use super::{Durability, OpenError, log_writes};
 use crate::protocol::effect::StoreError;
 
 /// The schema that this code writes; older ones would be migrated at open.
@@ -92,7 +92,13 @@ pub enum Kind {
 /// It syncs every commit, whatever the store's durability: see [`set_durability`].
 pub fn open_writer(path: &Path, max_bytes: Option<u64>) -> Result<(Connection, Kind), OpenError> {
     let sqlite = |source| OpenError::sqlite(path, source);
-    let connection = Connection::open(path).map_err(sqlite)?;
+    let flags = OpenFlags::default();
+    let connection = if log_writes::register() {
+        Connection::open_with_flags_and_vfs(path, flags, log_writes::NAME)
+    } else {
+        Connection::open_with_flags(path, flags)
+    };
+    let connection = connection.map_err(sqlite)?;
     let kind = kind(&connection, path)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
     connection
@@ -103,6 +109,7 @@ pub fn open_writer(path: &Path, max_bytes: Option<u64>) -> Result<(Connection, K
              PRAGMA wal_autocheckpoint = 0;
              PRAGMA journal_size_limit = {MAX_LOG_BYTES};
              PRAGMA cache_size = -{WRITER_CACHE_KIB};
+             PRAGMA cache_spill = OFF;
              PRAGMA cell_size_check = ON;
              PRAGMA trusted_schema = OFF;"
         ))

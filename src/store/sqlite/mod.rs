@@ -27,7 +27,9 @@ mod batch;
 mod checkpoints;
 mod file;
 mod here;
+mod hunch;
 mod log;
+mod log_writes;
 mod open;
 mod queue;
 mod reader;
@@ -37,6 +39,7 @@ mod states;
 mod suspicion;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod walk;
 mod writer;
 
@@ -60,7 +63,7 @@ use self::queue::{Queue, Refused};
 use self::reader::{Part, Query, Reader, Survey};
 use self::states::States;
 use self::suspicion::Suspicion;
-use self::writer::{Job, Look, Work, Writer};
+use self::writer::{Job, Look, Post, Work, Writer};
 use super::{Done, Figures, Store};
 use crate::protocol::effect::{StoreError, StoreReply, StoreRequest};
 use crate::protocol::id::{ItemKey, Partition};
@@ -213,8 +216,7 @@ impl SqliteStore {
         for ((connection, checkpoints), file) in connections.into_iter().zip(checkpoints).zip(0..) {
             file::set_durability(&connection, options.durability)
                 .map_err(|source| OpenError::sqlite(&file::path(dir, file), source))?;
-            writers.push(Writer {
-                connection,
+            let post = Post {
                 file,
                 durability: options.durability,
                 queue: Arc::new(Queue::new(
@@ -224,12 +226,10 @@ impl SqliteStore {
                 shared: shared.clone(),
                 here: here.clone(),
                 checkpoints,
-                broken: None,
-                logged_pages: 0,
-                buffer: Vec::new(),
-            });
+            };
+            writers.push((post, connection));
         }
-        let changes = writers.iter().map(|writer| writer.queue.clone()).collect();
+        let changes = writers.iter().map(|(post, _)| post.queue.clone()).collect();
         let store = Arc::new(SqliteStore {
             data_dir: dir.clone(),
             shared,
@@ -252,7 +252,7 @@ impl SqliteStore {
     fn start(
         &self,
         readers: Vec<Reader>,
-        writers: Vec<Writer>,
+        writers: Vec<(Post, Connection)>,
         checkpointer: Checkpointer,
     ) -> Result<(), OpenError> {
         let failed = |source| OpenError::io(&self.data_dir, source);
@@ -266,11 +266,12 @@ impl SqliteStore {
             });
             threads.readers.push(thread.map_err(failed)?);
         }
-        for writer in writers {
-            let thread = thread::Builder::new().name(format!("store-write-{}", writer.file));
-            let thread = thread.spawn(|| {
-                let _leaving = Leaving(writer.queue.clone());
-                writer.run()
+        for (post, connection) in writers {
+            let thread = thread::Builder::new().name(format!("store-write-{}", post.file));
+            let thread = thread.spawn(move || {
+                let _leaving = Leaving(post.queue.clone());
+                let sound = Writer::new(post, &connection).run();
+                sound.then_some(connection)
             });
             threads.writers.push(thread.map_err(failed)?);
         }

@@ -302,7 +302,7 @@ impl Shared {
     }
 
     /// What `decode` makes of a row's bytes.
-    fn read_row<T>(
+    pub(super) fn read_row<T>(
         &self,
         connection: &Connection,
         partition: Partition,

@@ -13,6 +13,8 @@ use crate::protocol::replica::Outcome;
 use crate::store::suite::{ask, hints, key, put, read, update, values, write};
 
 mod damage;
+mod guess;
+mod log_writes;
 
 fn dir() -> TempDir {
     TempDir::new().expect("a directory")
@@ -509,19 +511,15 @@ fn a_commit_that_fails_breaks_the_file_off_and_is_told() {
     }
     queue.close();
     let checkpoints = Checkpointer::open(dir.path(), 1).expect("opens").1.pop();
-    let writer = Writer {
-        connection,
+    let post = Post {
         file: 0,
         durability: Durability::Commit,
         queue,
         shared: store.shared.clone(),
         here: store.here.clone(),
         checkpoints: checkpoints.expect("of the one file"),
-        broken: None,
-        logged_pages: 0,
-        buffer: Vec::new(),
     };
-    assert!(writer.run().is_none());
+    assert!(!Writer::new(post, &connection).run(), "it is not sound");
     assert!(matches!(hears.try_recv(), Ok(StoreError::Io(_))));
     for _ in 0..2 {
         let reply = receive.recv().expect("answered");

@@ -28,6 +28,7 @@ use super::checkpoints::{Checkpoints, Failure, Progress};
 use super::file;
 use super::here::Here;
 use super::queue::Queue;
+use super::tools::Tools;
 use super::walk::Walk;
 use super::{Answer, Durability, Shared};
 use crate::protocol::effect::{StoreError, StoreReply};
@@ -83,9 +84,8 @@ pub struct Job {
     pub answer: Answer,
 }
 
-/// One writing thread's state.
-pub struct Writer {
-    pub connection: Connection,
+/// What one writing thread is given, beside its connection.
+pub struct Post {
     pub file: u32,
     pub durability: Durability,
     pub queue: Arc<Queue<Job>>,
@@ -94,12 +94,17 @@ pub struct Writer {
     pub here: Arc<Here>,
     /// Whoever moves the log meanwhile.
     pub checkpoints: Checkpoints,
+}
+
+/// One writing thread's state.
+pub struct Writer<'c> {
+    post: Post,
+    connection: &'c Connection,
+    tools: Tools<'c>,
     /// Why the file takes no more changes.
-    pub broken: Option<StoreError>,
+    broken: Option<StoreError>,
     /// About how many pages wait in the log.
-    pub logged_pages: u64,
-    /// Where rows are encoded.
-    pub buffer: Vec<u8>,
+    logged_pages: u64,
 }
 
 /// Why a transaction was rolled back.
@@ -112,16 +117,27 @@ enum RolledBack {
 
 type Replies = Vec<Result<StoreReply, StoreError>>;
 
-impl Writer {
-    /// Makes changes until the queue is closed and empty. Gives the connection
-    /// back if the file is sound.
-    pub fn run(mut self) -> Option<Connection> {
+impl<'c> Writer<'c> {
+    /// One that has done nothing yet.
+    pub fn new(post: Post, connection: &'c Connection) -> Self {
+        Writer {
+            post,
+            connection,
+            tools: Tools::new(connection),
+            broken: None,
+            logged_pages: 0,
+        }
+    }
+
+    /// Makes changes until the queue is closed and empty. Returns whether the file
+    /// is sound.
+    pub fn run(mut self) -> bool {
         let mut jobs = VecDeque::new();
-        while !jobs.is_empty() || self.queue.take(MAX_BATCH, &mut jobs) {
+        while !jobs.is_empty() || self.post.queue.take(MAX_BATCH, &mut jobs) {
             self.commit_some(&mut jobs);
             self.checkpoint_if_due();
         }
-        self.broken.is_none().then_some(self.connection)
+        self.broken.is_none()
     }
 
     /// Makes the first of these changes, as many as a transaction holds, and
@@ -135,7 +151,7 @@ impl Writer {
         }
         let failure = match self.transact(jobs.make_contiguous()) {
             Ok(replies) => {
-                self.here.flow(self.file);
+                self.post.here.flow(self.post.file);
                 replies.iter().for_each(|reply| self.note_states(reply));
                 for (job, reply) in jobs.drain(..replies.len()).zip(replies) {
                     job.answer.give(reply);
@@ -154,7 +170,7 @@ impl Writer {
             } else {
                 self.transact_alone(&job)
             };
-            self.here.flow(self.file);
+            self.post.here.flow(self.post.file);
             self.note_states(&reply);
             job.answer.give(reply);
         }
@@ -168,7 +184,7 @@ impl Writer {
             _ => return,
         };
         for change in changes {
-            let states = &self.shared.states;
+            let states = &self.post.shared.states;
             states.set(change.partition, &change.key, change.after);
         }
     }
@@ -191,8 +207,8 @@ impl Writer {
             RolledBack::Work(error) => (error, false),
             RolledBack::Commit(error) => (error, true),
         };
-        let meant = self.shared.meaning(self.file, error);
-        tracing::error!(file = self.file, %error, at_commit, "a transaction failed");
+        let meant = self.post.shared.meaning(self.post.file, error);
+        tracing::error!(file = self.post.file, %error, at_commit, "a transaction failed");
         let unsure = at_commit && matches!(meant, StoreError::Io(_) | StoreError::Corrupt(_));
         if unsure || !rolled_back || file::is_failed_sync(error) {
             self.break_off(error);
@@ -204,10 +220,10 @@ impl Writer {
     fn break_off(&mut self, error: &dyn std::fmt::Display) {
         let error = StoreError::Io(format!(
             "file {} takes no more changes until the process is started again: {error}",
-            self.file
+            self.post.file
         ));
         tracing::error!(%error, "the store broke off");
-        self.shared.tell_failed_commit(&error);
+        self.post.shared.tell_failed_commit(&error);
         self.broken = Some(error);
     }
 
@@ -219,17 +235,17 @@ impl Writer {
             Work::Change(first) => first,
         };
         let synced = matches!(first, Change::SetNumber(..));
-        let connection = &self.connection;
+        let (connection, usual) = (self.connection, self.post.durability);
         let set_durability = |durability| {
-            if synced && self.durability != Durability::Commit {
+            if synced && usual != Durability::Commit {
                 file::set_durability(connection, durability).map_err(RolledBack::Work)
             } else {
                 Ok(())
             }
         };
         set_durability(Durability::Commit)?;
-        execute(connection, "BEGIN IMMEDIATE").map_err(RolledBack::Work)?;
-        let mut batch = Batch::new(connection).map_err(RolledBack::Work)?;
+        self.begin().map_err(RolledBack::Work)?;
+        let mut batch = Batch::new(&mut self.tools);
         let mut replies = Vec::with_capacity(jobs.len());
         for Job { work, .. } in jobs {
             let full = batch.bytes() > MAX_BATCH_BYTES;
@@ -237,16 +253,23 @@ impl Writer {
             if !replies.is_empty() && (synced || work.is_apart() || full) {
                 break;
             }
-            let made = batch.make(change, &self.shared);
+            let made = batch.make(change, &self.post.shared);
             replies.push(made.map_err(RolledBack::Work)?);
         }
-        let pages = batch.write(&mut self.buffer).map_err(RolledBack::Work)?;
-        drop(batch);
-        execute(connection, "COMMIT").map_err(RolledBack::Commit)?;
+        let pages = batch.write().map_err(RolledBack::Work)?;
+        self.commit().map_err(RolledBack::Commit)?;
         self.logged_pages += pages;
-        self.shared.note_commit(replies.len());
+        self.post.shared.note_commit(replies.len());
         set_durability(Durability::Os)?;
         Ok(replies)
+    }
+
+    fn begin(&mut self) -> rusqlite::Result<()> {
+        self.tools.statements.begin.get()?.execute([]).map(drop)
+    }
+
+    fn commit(&mut self) -> rusqlite::Result<()> {
+        self.tools.statements.commit.get()?.execute([]).map(drop)
     }
 
     fn look(&self, look: &Look) -> Result<StoreReply, StoreError> {
@@ -255,7 +278,7 @@ impl Writer {
                 partition,
                 after,
                 limit,
-            } => Walk::new(&self.connection, &self.shared, *partition)
+            } => Walk::new(self.connection, &self.post.shared, *partition)
                 .and_then(|mut walk| walk.derive(after.as_ref(), *limit)),
             Look::CountHintsOf(partition) => self
                 .connection
@@ -264,8 +287,8 @@ impl Writer {
                 .map(|count| StoreReply::Count(count.cast_unsigned())),
         };
         looked.map_err(|error| {
-            tracing::error!(file = self.file, %error, "the rows could not be looked at");
-            self.shared.meaning(self.file, &error)
+            tracing::error!(file = self.post.file, %error, "the rows could not be looked at");
+            self.post.shared.meaning(self.post.file, &error)
         })
     }
 
@@ -276,11 +299,11 @@ impl Writer {
             return;
         }
         let cut = self.logged_pages >= FORCED_CHECKPOINT_PAGES;
-        let finished = match self.checkpoints.advance(cut) {
+        let finished = match self.post.checkpoints.advance(cut) {
             Ok(Progress::UnderWay) => return,
             Ok(Progress::Done) => {
-                self.here.ebb(self.file);
-                file::checkpoint(&self.connection, cut).map_err(Failure::Sqlite)
+                self.post.here.ebb(self.post.file);
+                file::checkpoint(self.connection, cut).map_err(Failure::Sqlite)
             }
             Err(failure) => Err(failure),
         };
@@ -291,16 +314,12 @@ impl Writer {
             Err(failure) if failure.is_failed_sync() => self.break_off(&failure),
             Err(failure) => {
                 if let Failure::Sqlite(error) = &failure {
-                    self.shared.suspect(self.file, error);
+                    self.post.shared.suspect(self.post.file, error);
                 }
-                tracing::error!(file = self.file, error = %failure, "a checkpoint failed; the log grows");
+                tracing::error!(file = self.post.file, error = %failure, "a checkpoint failed; the log grows");
                 // Tried again when as much has gathered once more.
                 self.logged_pages = 0;
             }
         }
     }
-}
-
-fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached(sql)?.execute([]).map(drop)
 }

@@ -1,0 +1,229 @@
+//! A row that is made without looking for it first is the row that looking first
+//! makes, and so is what is answered: over random transactions.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::protocol::context::Context;
+use crate::protocol::dot::Epoch;
+use crate::protocol::replica::{Draft, Minting, Mutation, SiblingLimits};
+use crate::protocol::siblings::StateHash;
+use crate::store::row;
+use crate::store::sqlite::batch::Batch;
+use crate::store::sqlite::tools::Tools;
+use crate::store::suite::rows;
+
+const PARTITION: Partition = Partition(3);
+
+#[derive(Clone, Debug)]
+enum Step {
+    Update(u8, Mutation, Vec<NodeId>),
+    AddHint(u8, NodeId),
+    /// The row at the state that it has before the transaction, or another's.
+    Forget(u8, bool),
+    DropHint(u8, i64, bool),
+    ForgetDamaged(u8),
+    /// Before the next transaction, a bit of the row flips.
+    Rot(u8),
+}
+
+fn mutations() -> impl Strategy<Value = Mutation> {
+    let limits = prop_oneof![Just((None, 100)), Just((Some(2), 100)), Just((None, 2))];
+    prop_oneof![
+        4 => (rows(), any::<bool>(), any::<u64>(), limits).prop_map(
+            |(seen, informed, epoch, (fold_above, max_siblings))| Mutation::Write {
+                draft: Draft {
+                    client: if informed {
+                        seen.set.context().clone()
+                    } else {
+                        Context::new()
+                    },
+                    value: Some(Bytes::from_static(b"value")),
+                    content_type: "text/plain".into(),
+                },
+                minting: Minting {
+                    node: NodeId(1),
+                    incarnation: 7,
+                    now_us: 1_000,
+                    fresh_epoch: Epoch(epoch),
+                },
+                limits: SiblingLimits { fold_above, max_siblings, max_actors: 20 },
+            }
+        ),
+        2 => rows().prop_map(|row| Mutation::Sync { set: row.set, max_actors: 20 }),
+        1 => rows().prop_map(|row| Mutation::Mend { set: row.set, max_actors: 20 }),
+        1 => (rows(), rows()).prop_map(|(was, row)| Mutation::Replace {
+            expected: was.set.hash(),
+            row,
+        }),
+        1 => (rows(), rows()).prop_map(|(was, made)| Mutation::Join {
+            minted: was.minted,
+            made,
+            max_actors: 20,
+        }),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let target = || (2u64..4).prop_map(NodeId);
+    let step = prop_oneof![
+        6 => (0u8..4, mutations(), prop::collection::vec(target(), 0..2))
+            .prop_map(|(k, mutation, hints)| Step::Update(k, mutation, hints)),
+        1 => (0u8..4, target()).prop_map(|(k, target)| Step::AddHint(k, target)),
+        1 => (0u8..4, any::<bool>()).prop_map(|(k, same)| Step::Forget(k, same)),
+        1 => (0u8..4, 1i64..9, any::<bool>()).prop_map(|(k, id, same)| Step::DropHint(k, id, same)),
+        1 => (0u8..4).prop_map(Step::ForgetDamaged),
+        1 => (0u8..4).prop_map(Step::Rot),
+    ];
+    // So few that no hunch changes its mind within a transaction.
+    prop::collection::vec(step, 1..9)
+}
+
+fn item(number: u8) -> ItemKey {
+    key(&format!("item-{number}"))
+}
+
+/// One file and what its writer knows.
+struct Place {
+    connection: Connection,
+    shared: Shared,
+    expects_absence: bool,
+    _dir: TempDir,
+}
+
+impl Place {
+    fn new(expects_absence: bool) -> Place {
+        let dir = dir();
+        let opened = file::open_writer(&file::path(dir.path(), 0), None);
+        let (connection, _) = opened.expect("opens");
+        file::create(&connection, &[]).expect("makes");
+        Place {
+            connection,
+            shared: Shared {
+                files: 1,
+                incarnation: AtomicU64::new(7),
+                commits: AtomicU64::new(0),
+                changes: AtomicU64::new(0),
+                damaged: AtomicU64::new(0),
+                batch_sizes: Default::default(),
+                on_failed_commit: None,
+                suspicion: Suspicion::new(dir.path(), 1),
+                states: States::default(),
+                replaced: AtomicBool::new(false),
+                lock: Mutex::new(None),
+            },
+            expects_absence,
+            _dir: dir,
+        }
+    }
+
+    /// The bytes of all rows and hints, as they lie there.
+    fn content(&self) -> Vec<(i64, Vec<u8>, Vec<u8>)> {
+        let sql = "SELECT 0, key, row FROM items
+                   UNION ALL SELECT sequence, key, CAST(target AS BLOB) FROM hints
+                   ORDER BY 1, 2";
+        let mut statement = self.connection.prepare(sql).expect("prepares");
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+        rows.expect("reads")
+            .map(|row| row.expect("reads"))
+            .collect()
+    }
+
+    fn state(&self, key: &ItemKey) -> Option<StateHash> {
+        let read = self
+            .shared
+            .read_row(&self.connection, PARTITION, key, row::state);
+        read.ok().flatten()
+    }
+
+    fn change(&self, step: &Step) -> Option<Change> {
+        let partition = PARTITION;
+        let known = |key: &ItemKey, same: bool| {
+            let state = self.state(key).filter(|_| same);
+            state.unwrap_or(StateHash([2; 16]))
+        };
+        let change = match step.clone() {
+            Step::Update(k, mutation, hints) => Change::Update {
+                partition,
+                key: item(k),
+                mutation,
+                hints,
+            },
+            Step::AddHint(k, target) => Change::AddHints {
+                partition,
+                key: item(k),
+                hints: vec![target],
+            },
+            Step::Forget(k, same) => Change::Forget {
+                partition,
+                items: vec![(item(k), known(&item(k), same))],
+                hints: same,
+            },
+            Step::DropHint(k, sequence, same) => {
+                let id = crate::protocol::effect::HintId { file: 0, sequence };
+                let then_drop = Some(known(&item(k), same));
+                Change::DropHints(vec![(id, partition, item(k), then_drop)])
+            }
+            Step::ForgetDamaged(k) => Change::ForgetDamaged {
+                partition,
+                keys: vec![item(k)],
+            },
+            Step::Rot(_) => return None,
+        };
+        Some(change)
+    }
+
+    /// Makes these changes in one transaction; what was answered.
+    fn transact(&self, changes: &[Change]) -> Vec<Result<StoreReply, StoreError>> {
+        let mut tools = Tools::new(&self.connection);
+        if !self.expects_absence {
+            (0..100).for_each(|_| tools.hunch.learn(true));
+        }
+        self.connection
+            .execute_batch("BEGIN IMMEDIATE")
+            .expect("begins");
+        let mut batch = Batch::new(&mut tools);
+        let replies = changes
+            .iter()
+            .map(|change| batch.make(change, &self.shared).expect("SQLite works"))
+            .collect();
+        batch.write().expect("writes");
+        assert_eq!(tools.hunch.expects_absence(), self.expects_absence);
+        self.connection.execute_batch("COMMIT").expect("commits");
+        replies
+    }
+
+    fn rot(&self, key: &ItemKey) {
+        let damaged = "UPDATE items SET row = CAST(substr(row, 1, length(row) - 1) AS BLOB)
+                       WHERE partition = ?1 AND key = ?2 AND length(row) > 0";
+        let item = (PARTITION.0, key.as_bytes());
+        self.connection.execute(damaged, item).expect("changes");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn rows_made_without_looking_are_those_that_looking_makes(
+        transactions in prop::collection::vec(steps(), 1..8),
+    ) {
+        let (guessing, looking) = (Place::new(true), Place::new(false));
+        for steps in &transactions {
+            let changes: Vec<Change> =
+                steps.iter().filter_map(|step| looking.change(step)).collect();
+            prop_assert_eq!(guessing.transact(&changes), looking.transact(&changes));
+            prop_assert_eq!(guessing.content(), looking.content());
+            for step in steps {
+                if let Step::Rot(k) = step {
+                    guessing.rot(&item(*k));
+                    looking.rot(&item(*k));
+                }
+            }
+        }
+        let damaged = |place: &Place| place.shared.damaged.load(Ordering::Relaxed);
+        // `looking` was asked for its states besides.
+        prop_assert!(damaged(&guessing) <= damaged(&looking));
+    }
+}

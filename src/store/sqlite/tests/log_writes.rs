@@ -1,0 +1,86 @@
+//! What a connection wrote in joined writes is what others find, commit by commit.
+
+use super::*;
+
+/// Rows of this many bytes make transactions of hundreds of pages.
+const BYTES: usize = 10_000;
+
+fn write(connection: &Connection, rows: std::ops::Range<i64>) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO items(id, partition, key, row)
+               VALUES(?1, 0, CAST(?1 AS BLOB), ?2)";
+    for row in rows {
+        let bytes = vec![row as u8; BYTES];
+        connection.prepare_cached(sql)?.execute((row, bytes))?;
+    }
+    Ok(())
+}
+
+/// How many rows the connection finds, all of which it looks at.
+fn count(connection: &Connection) -> i64 {
+    let sql = "SELECT count(row) FROM items";
+    let count = connection.query_row(sql, [], |row| row.get(0));
+    count.expect("counts")
+}
+
+fn length(log: &Path) -> u64 {
+    std::fs::metadata(log).expect("is there").len()
+}
+
+/// The rows that a connection of its own finds, with no layer of ours between.
+fn assert_rows(dir: &TempDir, rows: i64) {
+    let tool = tool(dir, 0);
+    assert_eq!(count(&tool), rows);
+    let mut all = tool.prepare("SELECT id, row FROM items").expect("prepares");
+    let mut all = all.query([]).expect("reads");
+    while let Some(row) = all.next().expect("reads") {
+        let (id, bytes): (i64, Vec<u8>) = (row.get(0).expect("id"), row.get(1).expect("row"));
+        assert_eq!(bytes, vec![id as u8; BYTES]);
+    }
+    let check: String = tool
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .expect("checks");
+    assert_eq!(check, "ok");
+}
+
+#[test]
+fn each_commit_is_in_the_log_whole_when_it_is_shown() {
+    let dir = dir();
+    let opened = file::open_writer(&file::path(dir.path(), 0), None);
+    let (connection, _) = opened.expect("opens");
+    file::create(&connection, &[]).expect("makes");
+    let log = dir.path().join("items-00.db-wal");
+    for durability in [Durability::Commit, Durability::Os] {
+        file::set_durability(&connection, durability).expect("sets");
+        connection
+            .execute_batch("DELETE FROM items")
+            .expect("deletes");
+        let mut there = 0;
+        // One row, some, and more than the cache holds and than ever waits.
+        for rows in [1, 2, 7, 700, 3] {
+            connection.execute_batch("BEGIN IMMEDIATE").expect("begins");
+            write(&connection, there..there + rows).expect("writes");
+            assert_rows(&dir, there);
+            connection.execute_batch("COMMIT").expect("commits");
+            there += rows;
+            assert_rows(&dir, there);
+            assert_eq!(log::damage(&log).expect("reads"), None);
+            // What was rolled back never comes up, not even where another connection
+            // wrote to the log in its place.
+            connection.execute_batch("BEGIN IMMEDIATE").expect("begins");
+            let bytes = length(&log);
+            write(&connection, there..there + 700).expect("writes");
+            assert_eq!(length(&log), bytes, "frames are written at commits only");
+            connection.execute_batch("ROLLBACK").expect("rolls back");
+            let tool = tool(&dir, 0);
+            tool.execute_batch("BEGIN IMMEDIATE").expect("begins");
+            write(&tool, there..there + rows).expect("writes");
+            tool.execute_batch("COMMIT").expect("commits");
+            there += rows;
+            assert_eq!(count(&connection), there);
+            assert_rows(&dir, there);
+            assert_eq!(log::damage(&log).expect("reads"), None);
+        }
+        file::checkpoint(&connection, durability == Durability::Os).expect("moves");
+        assert_rows(&dir, there);
+    }
+}
