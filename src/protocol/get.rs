@@ -297,7 +297,7 @@ impl Get {
             if self.counted() >= self.r {
                 self.answered = true;
                 let hash = if self.joined.is_empty() {
-                    self.joined.hash()
+                    StateHash::OF_NOTHING
                 } else {
                     self.joined_hash
                 };

@@ -11,7 +11,7 @@ use super::{AwaitedOf, Job, MAX_FORWARDS_REMEMBERED, Machine, Origin};
 use crate::protocol::catalog::DEFAULT_MAX_ACTORS;
 use crate::protocol::effect::Effect;
 use crate::protocol::id::ItemKey;
-use crate::protocol::siblings::SiblingSet;
+use crate::protocol::siblings::{SiblingSet, StateHash};
 
 impl Machine {
     pub(super) fn on_message(&mut self, from: NodeId, message: Message) {
@@ -193,11 +193,10 @@ impl Machine {
             )),
             Ok(StoreReply::State(state)) => {
                 // A row may remember minting and nothing else.
-                let nothing = SiblingSet::new().hash();
-                let hash = state.unwrap_or(nothing);
+                let hash = state.unwrap_or(StateHash::OF_NOTHING);
                 Ok(ReadAnswer::Hash {
                     hash,
-                    is_empty: hash == nothing,
+                    is_empty: hash == StateHash::OF_NOTHING,
                 })
             }
             Ok(other) => unreachable!("a read is answered by a row, not {other:?}"),
