@@ -272,7 +272,8 @@ pub enum StoreRequest {
 /// What the store answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoreReply {
-    Row(Option<Row>),
+    /// The row, and the hash of its state: stores keep it with the row.
+    Row(Option<(Row, StateHash)>),
     /// What became of the change, and how the row's leaf changed; none when it is
     /// as it was (the row itself may have changed: its memory of minting).
     Updated(Outcome, Option<LeafChange>),

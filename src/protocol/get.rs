@@ -141,6 +141,25 @@ impl Get {
 
     /// A node answered.
     pub fn on_answer(&mut self, node: NodeId, answer: ReadAnswer) -> Vec<GetAction> {
+        let hash = match &answer {
+            ReadAnswer::State(set) => set.hash(),
+            ReadAnswer::Hash { hash, .. } => *hash,
+        };
+        self.on_hashed_answer(node, answer, hash)
+    }
+
+    /// The same of an answer whose hash is known: the coordinator's own store keeps
+    /// it with the row.
+    pub fn on_hashed_answer(
+        &mut self,
+        node: NodeId,
+        answer: ReadAnswer,
+        hash: StateHash,
+    ) -> Vec<GetAction> {
+        debug_assert!(
+            !matches!(&answer, ReadAnswer::State(set) if set.hash() != hash),
+            "it is the hash of this very state"
+        );
         let mut actions = Vec::new();
         let Some(replica) = self
             .replicas
@@ -164,7 +183,6 @@ impl Get {
                 replica.known = Known::Empty;
             }
             (ReadAnswer::State(set), _) => {
-                let hash = set.hash();
                 replica.known = Known::Joined(hash);
                 if self.joined.is_empty() {
                     self.joined = set;
@@ -173,7 +191,7 @@ impl Get {
                     self.joined_hash = self.joined.hash();
                 }
             }
-            (ReadAnswer::Hash { hash, .. }, _) => replica.known = Known::Hash(hash),
+            (ReadAnswer::Hash { .. }, _) => replica.known = Known::Hash(hash),
         }
         self.advance(&mut actions);
         actions

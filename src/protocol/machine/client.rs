@@ -329,9 +329,14 @@ impl Machine {
             }
             Ok(StoreReply::Row(row)) => {
                 let me = self.me;
-                let answer = ReadAnswer::State(row.map(|row| row.set).unwrap_or_default());
+                let (set, hash) = match row {
+                    Some((row, state)) => (row.set, state),
+                    None => (SiblingSet::new(), StateHash::OF_NOTHING),
+                };
+                let answer = ReadAnswer::State(set);
                 self.note_answer(id, me, &answer);
-                self.with_get(id, |get| get.on_answer(me, answer));
+                self.with_get(id, |get| get.on_hashed_answer(me, answer, hash));
+                let row = row.map(|(row, _)| row);
             }
             Ok(other) => unreachable!("a read is answered by a row, not {other:?}"),
             Err(error) if matches!(self.stage(id), Some(Stage::LoadingRow { .. })) => {

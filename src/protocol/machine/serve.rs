@@ -189,7 +189,7 @@ impl Machine {
     ) {
         let answer = match reply {
             Ok(StoreReply::Row(row)) => Ok(ReadAnswer::State(
-                row.map(|row| row.set).unwrap_or_default(),
+                row.map(|(row, _)| row.set).unwrap_or_default(),
             )),
             Ok(StoreReply::State(state)) => {
                 // A row may remember minting and nothing else.
