@@ -25,6 +25,12 @@ use super::siblings::{SiblingSet, StateHash, Version};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct JobId(pub u64);
 
+impl From<JobId> for u64 {
+    fn from(job: JobId) -> u64 {
+        job.0
+    }
+}
+
 /// A number that pairs a client's request with its response.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct RequestId(pub u64);

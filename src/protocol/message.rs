@@ -24,6 +24,12 @@ use super::siblings::{SiblingSet, StateHash};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct MessageId(pub u64);
 
+impl From<MessageId> for u64 {
+    fn from(message: MessageId) -> u64 {
+        message.0
+    }
+}
+
 /// What a client asks of one item.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ItemRequest {

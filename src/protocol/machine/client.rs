@@ -19,7 +19,6 @@ use super::{
     AwaitedOf, GRACE_MS, Job, MAX_REQUESTS, Machine, Origin, PASS_OVER_MS, READ_HEDGE_MS, Slot,
     SlotId, Stage, WRITE_HEDGE_MS,
 };
-use std::collections::BTreeSet;
 
 /// How many bytes of values and operations the requests in hand hold at most; more
 /// are refused at once, but an idle node takes one of any size. A write is held
@@ -65,7 +64,7 @@ impl Machine {
             get: None,
             put: None,
             hints_here: Vec::new(),
-            awaited: BTreeSet::new(),
+            awaited: Vec::new(),
             forwarded_to: Vec::new(),
             attempts: 0,
             begun_ms: now_ms,
@@ -336,8 +335,8 @@ impl Machine {
                 let answer = ReadAnswer::State(set);
                 self.note_answer(id, me, &answer);
                 self.with_get(id, |get| get.on_hashed_answer(me, answer, hash));
-                let row = row.map(|(row, _)| row);
             }
+                let row = row.map(|(row, _)| row);
             Ok(other) => unreachable!("a read is answered by a row, not {other:?}"),
             Err(error) if matches!(self.stage(id), Some(Stage::LoadingRow { .. })) => {
                 self.fail_write(id, error);
@@ -539,7 +538,7 @@ impl Machine {
     pub(super) fn await_message(&mut self, slot: SlotId, id: MessageId) {
         match self.slots.get_mut(&slot) {
             Some(slot) => {
-                slot.awaited.insert(id);
+                slot.awaited.push(id);
             }
             None => {
                 self.awaited.remove(&id);
@@ -549,7 +548,7 @@ impl Machine {
 
     pub(super) fn forget_message(&mut self, slot: SlotId, id: MessageId) {
         if let Some(slot) = self.slots.get_mut(&slot) {
-            slot.awaited.remove(&id);
+            slot.awaited.retain(|awaited| *awaited != id);
         }
     }
 

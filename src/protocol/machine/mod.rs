@@ -57,6 +57,7 @@ use super::membership::{Identity, Membership, Pace, Persisted};
 use super::message::{ItemRequest, Message, MessageId, Response};
 use super::put::Put;
 use super::replica::{Minting, Row, Written};
+use super::pending::Pending;
 use super::ring::Ring;
 use super::sabotage::{Variant, broken};
 use super::siblings::SiblingSet;
@@ -106,6 +107,12 @@ struct SlotId(u64);
 
 /// Who is to be answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+impl From<SlotId> for u64 {
+    fn from(slot: SlotId) -> u64 {
+        slot.0
+    }
+}
+
 enum Origin {
     Client(RequestId),
     Peer { node: NodeId, id: MessageId },
@@ -168,8 +175,9 @@ struct Slot {
     put: Option<Put>,
     /// Primaries named by a hint in the coordinator's own transaction.
     hints_here: Vec<NodeId>,
-    /// Messages whose answers it waits for.
-    awaited: BTreeSet<MessageId>,
+    /// Messages whose answers it waits for, the oldest first: as many as there are
+    /// replicas, and a few.
+    awaited: Vec<MessageId>,
     /// Nodes that a forward was tried with.
     forwarded_to: Vec<NodeId>,
     attempts: u32,
@@ -266,12 +274,12 @@ pub struct Machine {
     writing_rings: Vec<Arc<Ring>>,
     tables: Arc<Tables>,
     tables_by_id: BTreeMap<TableId, Arc<Table>>,
-    slots: BTreeMap<SlotId, Box<Slot>>,
+    slots: Pending<SlotId, Box<Slot>>,
     /// Bytes of values and operations in the slots.
     request_bytes: usize,
     timers: BTreeSet<(u64, SlotId)>,
-    awaited: BTreeMap<MessageId, Awaited>,
-    jobs: BTreeMap<JobId, Job>,
+    awaited: Pending<MessageId, Awaited>,
+    jobs: Pending<JobId, Job>,
     /// Items that a fold or an operation is being made of, and who waits.
     busy: BTreeMap<ItemKey, VecDeque<SlotId>>,
     hints: Deliveries,
@@ -342,11 +350,11 @@ impl Machine {
             writing_rings: Vec::new(),
             tables: Arc::default(),
             tables_by_id: BTreeMap::new(),
-            slots: BTreeMap::new(),
+            slots: Pending::new(),
             request_bytes: 0,
             timers: BTreeSet::new(),
-            awaited: BTreeMap::new(),
-            jobs: BTreeMap::new(),
+            awaited: Pending::new(),
+            jobs: Pending::new(),
             busy: BTreeMap::new(),
             hints: Deliveries::default(),
             hints_looked_ms: 0,
