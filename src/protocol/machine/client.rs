@@ -15,6 +15,7 @@ use super::super::put::Put;
 use super::super::replica::Mutation;
 use super::super::sabotage::{Variant, broken};
 use super::super::siblings::{SiblingSet, StateHash};
+use super::timers::Line;
 use super::{
     AwaitedOf, GRACE_MS, Job, MAX_REQUESTS, Machine, Origin, PASS_OVER_MS, READ_HEDGE_MS, Slot,
     SlotId, Stage, WRITE_HEDGE_MS,
@@ -46,17 +47,18 @@ impl Machine {
         let id = SlotId(self.next_id());
         let now_ms = self.now.monotonic_ms;
         let deadline_ms = now_ms + item.timeout_ms.max(1);
-        let hedge_ms = match item.ask {
-            Ask::Get { .. } | Ask::Explain => READ_HEDGE_MS,
-            _ => WRITE_HEDGE_MS,
+        let (line, hedge_ms) = match item.ask {
+            Ask::Get { .. } | Ask::Explain => (Line::ReadHedge, READ_HEDGE_MS),
+            _ => (Line::WriteHedge, WRITE_HEDGE_MS),
         };
+        let timer_ms = now_ms + hedge_ms;
         let notebook = matches!(item.ask, Ask::Explain).then(Box::default);
         let slot = Slot {
             origin,
             item,
             table,
             deadline_ms,
-            timer_ms: (now_ms + hedge_ms).min(deadline_ms),
+            timer_ms: timer_ms.min(deadline_ms),
             stage: Stage::Open,
             answered: false,
             result: None,
@@ -75,7 +77,13 @@ impl Machine {
             bytes,
             notebook,
         };
-        self.timers.insert((slot.timer_ms, id));
+        if timer_ms <= deadline_ms {
+            let slots = &self.slots;
+            let has_ended = |slot| slots.get(&slot).is_none();
+            self.timers.stand(line, (timer_ms, id), has_ended);
+        } else {
+            self.timers.set((deadline_ms, id));
+        }
         self.slots.insert(id, Box::new(slot));
         self.begin(id);
     }
@@ -324,6 +332,7 @@ impl Machine {
             Ok(StoreReply::Row(row))
                 if matches!(self.stage(id), Some(Stage::LoadingRow { .. })) =>
             {
+                let row = row.map(|(row, _)| row);
                 self.on_operation_row(id, row.unwrap_or_default());
             }
             Ok(StoreReply::Row(row)) => {
@@ -336,7 +345,6 @@ impl Machine {
                 self.note_answer(id, me, &answer);
                 self.with_get(id, |get| get.on_hashed_answer(me, answer, hash));
             }
-                let row = row.map(|(row, _)| row);
             Ok(other) => unreachable!("a read is answered by a row, not {other:?}"),
             Err(error) if matches!(self.stage(id), Some(Stage::LoadingRow { .. })) => {
                 self.fail_write(id, error);
@@ -426,8 +434,7 @@ impl Machine {
         };
         if now_ms < slot.deadline_ms {
             slot.timer_ms = slot.deadline_ms;
-            let next = (slot.timer_ms, id);
-            self.timers.insert(next);
+            self.timers.set((slot.timer_ms, id));
             self.counters.hedged += 1;
             self.with_get(id, Get::on_hedge);
             // A write that waits for its own store has nothing to hedge yet.
@@ -475,8 +482,7 @@ impl Machine {
             // still reach its replicas.
             slot.deadline_ms = now_ms + GRACE_MS;
             slot.timer_ms = slot.deadline_ms;
-            let next = (slot.timer_ms, id);
-            self.timers.insert(next);
+            self.timers.set((slot.timer_ms, id));
         } else {
             self.abandon(id);
         }
@@ -528,7 +534,7 @@ impl Machine {
         self.release_item(id);
         if let Some(slot) = self.slots.remove(&id) {
             self.request_bytes -= slot.bytes;
-            self.timers.remove(&(slot.timer_ms, id));
+            self.timers.forget((slot.timer_ms, id));
             for message in slot.awaited {
                 self.awaited.remove(&message);
             }

@@ -10,8 +10,8 @@
 //! The parts: `client.rs` carries a client's request from its first step to its
 //! last, `write.rs` brings a write to its replicas, `fold.rs` runs reconcilers for
 //! it, `serve.rs` does what peers ask, and `upkeep.rs` minds gossip, hints, modules
-//! and the clock. `publish.rs` makes what operators change outlive the node that
-//! took it. Replicas stay alike by `exchange.rs` (the asking side; `deriving.rs`
+//! and the clock (`timers.rs`). `publish.rs` makes what operators change outlive the
+//! node that took it. Replicas stay alike by `exchange.rs` (the asking side; `deriving.rs`
 //! makes its trees), `serving.rs` (the answering one), `filling.rs` (a node gets what it should
 //! hold), `strays.rs` (and gives away what it should not), and `reaping.rs` forgets
 //! what was deleted long ago. `views.rs` shows what the machine knows. `explain.rs` tells how an answer came about, `survey.rs`
@@ -31,6 +31,7 @@ mod serve;
 mod serving;
 mod strays;
 mod survey;
+mod timers;
 mod upkeep;
 mod views;
 mod write;
@@ -48,6 +49,7 @@ use std::sync::Arc;
 
 use self::exchange::{Exchanges, SessionId};
 use self::publish::Publishing;
+use self::timers::Timers;
 use super::catalog::{Digest, Table};
 use super::effect::{Effect, GuestRequest, Input, JobId, RequestId, StoreError, StoreRequest};
 use super::get::Get;
@@ -55,9 +57,9 @@ use super::hint::{Delivered, Deliveries};
 use super::id::{ItemKey, NodeId, Partition, TableId};
 use super::membership::{Identity, Membership, Pace, Persisted};
 use super::message::{ItemRequest, Message, MessageId, Response};
+use super::pending::Pending;
 use super::put::Put;
 use super::replica::{Minting, Row, Written};
-use super::pending::Pending;
 use super::ring::Ring;
 use super::sabotage::{Variant, broken};
 use super::siblings::SiblingSet;
@@ -105,14 +107,14 @@ pub type Tables = BTreeMap<Arc<str>, Arc<Table>>;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct SlotId(u64);
 
-/// Who is to be answered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 impl From<SlotId> for u64 {
     fn from(slot: SlotId) -> u64 {
         slot.0
     }
 }
 
+/// Who is to be answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Origin {
     Client(RequestId),
     Peer { node: NodeId, id: MessageId },
@@ -277,7 +279,7 @@ pub struct Machine {
     slots: Pending<SlotId, Box<Slot>>,
     /// Bytes of values and operations in the slots.
     request_bytes: usize,
-    timers: BTreeSet<(u64, SlotId)>,
+    timers: Timers,
     awaited: Pending<MessageId, Awaited>,
     jobs: Pending<JobId, Job>,
     /// Items that a fold or an operation is being made of, and who waits.
@@ -352,7 +354,7 @@ impl Machine {
             tables_by_id: BTreeMap::new(),
             slots: Pending::new(),
             request_bytes: 0,
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
             awaited: Pending::new(),
             jobs: Pending::new(),
             busy: BTreeMap::new(),
