@@ -35,6 +35,8 @@ enum Known {
 struct Replica {
     node: NodeId,
     primary: bool,
+    /// Whether it seemed up when the read began.
+    up: bool,
     known: Known,
 }
 
@@ -88,11 +90,15 @@ impl Get {
             .map(|(place, &node)| Replica {
                 node,
                 primary: place < n,
+                up: node == me || is_up(node),
                 known: Known::Nothing,
             })
             .collect();
-        // Those that seem down are asked last, not never: opinions are stale.
-        replicas.sort_by_key(|replica| replica.node != me && !is_up(replica.node));
+        let live = replicas.iter().filter(|replica| replica.up).count();
+        if live < replicas.len() {
+            // Those that seem down are asked last, not never: opinions are stale.
+            replicas.sort_by_key(|replica| !replica.up);
+        }
         let mut get = Get {
             replicas,
             r,
@@ -103,12 +109,6 @@ impl Get {
             answered: false,
             finished: false,
         };
-        let reachable = |node: NodeId| node == me || is_up(node);
-        let live = get
-            .replicas
-            .iter()
-            .filter(|replica| reachable(replica.node))
-            .count();
         let ask = get.n.min(live.max(get.r)).min(get.replicas.len());
         let first = get.replicas[..ask]
             .iter()

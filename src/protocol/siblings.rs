@@ -127,6 +127,11 @@ impl SiblingSet {
         self.siblings.iter().map(|(dot, version)| (*dot, version))
     }
 
+    /// What was seen, and the versions that live, in the order of their dots.
+    pub fn into_parts(self) -> (Context, impl ExactSizeIterator<Item = Version>) {
+        (self.context, self.siblings.into_values())
+    }
+
     /// How many versions live, tombstones included.
     pub fn len(&self) -> usize {
         self.siblings.len()

@@ -498,7 +498,10 @@ impl Machine {
         if !slot.answered {
             slot.answered = true;
             let origin = slot.origin;
-            let response = self.explained(id, response);
+            let response = match slot.notebook {
+                Some(_) => self.explained(id, response),
+                None => response,
+            };
             self.respond(origin, response);
         }
     }
