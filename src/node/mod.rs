@@ -13,6 +13,7 @@ mod admin;
 pub mod dry_run;
 mod views;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
@@ -46,6 +47,22 @@ use crate::transport::Transport;
 const TICK: Duration = Duration::from_millis(10);
 
 /// Why a module was not taken.
+/// How many effects, or inputs, the lists keep room for in which a thread collects
+/// them: what a rush needed beyond that is given back.
+const KEEP_ROOM: usize = 256;
+
+/// The lists in which a thread collects what it has to do, empty but for the time of
+/// one call: room for a few effects is kilobytes, to be had for every input else.
+#[derive(Default)]
+struct Hands {
+    effects: Vec<Effect>,
+    known: Vec<Input>,
+}
+
+thread_local! {
+    static HANDS: Cell<Hands> = Cell::default();
+}
+
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ModuleError {
     #[error("{0}")]
@@ -232,25 +249,35 @@ impl Node {
 
     /// The same of several, in order.
     pub fn step_all(&self, inputs: impl IntoIterator<Item = Input>) {
-        let mut effects = Vec::new();
-        self.advance(inputs, &mut effects);
-        self.perform(effects);
-    }
-
-    fn advance(&self, inputs: impl IntoIterator<Item = Input>, effects: &mut Vec<Effect>) {
-        let mut machine = lock(&self.machine);
-        // Read under the lock: the machine's time must not run backwards.
-        let now = self.ports.clock.now();
-        machine.step_all(now, inputs, effects);
+        // A call within this one, should a port make one, finds empty hands.
+        let mut hands = HANDS.take();
+        {
+            let mut machine = lock(&self.machine);
+            // Read under the lock: the machine's time must not run backwards.
+            let now = self.ports.clock.now();
+            machine.step_all(now, inputs, &mut hands.effects);
+        }
+        self.go_on(&mut hands);
+        if hands.effects.capacity() <= KEEP_ROOM && hands.known.capacity() <= KEEP_ROOM {
+            HANDS.set(hands);
+        }
     }
 
     /// Carries out effects, and those of what comes of them at once.
-    fn perform(&self, mut effects: Vec<Effect>) {
-        let mut known = Vec::new();
-        self.carry_out(&mut effects, &mut known);
+    fn perform(&self, effects: Vec<Effect>) {
+        let known = Vec::new();
+        self.go_on(&mut Hands { effects, known });
+    }
+
+    fn go_on(&self, Hands { effects, known }: &mut Hands) {
+        self.carry_out(effects, known);
         while !known.is_empty() {
-            self.advance(known.drain(..), &mut effects);
-            self.carry_out(&mut effects, &mut known);
+            let mut machine = lock(&self.machine);
+            // What is known at once is known now, by the machine's own time.
+            let now = machine.now();
+            machine.step_all(now, known.drain(..), effects);
+            drop(machine);
+            self.carry_out(effects, known);
         }
     }
 
