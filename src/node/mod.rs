@@ -35,6 +35,7 @@ use crate::protocol::id::{ClusterId, Partition, Position};
 pub use crate::protocol::machine::Tables;
 use crate::protocol::machine::{Machine, PublishRefused};
 use crate::protocol::message::{ItemRequest, Message, Refusal, Response};
+use crate::protocol::pending::Pending;
 use crate::reconcile::Guests;
 pub use crate::reconcile::ModuleFigures;
 pub use crate::reconcile::quarantine::Trouble;
@@ -46,7 +47,6 @@ use crate::transport::Transport;
 /// of 50 ms; a tick that finds nothing due costs about a microsecond.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Why a module was not taken.
 /// How many effects, or inputs, the lists keep room for in which a thread collects
 /// them: what a rush needed beyond that is given back.
 const KEEP_ROOM: usize = 256;
@@ -63,6 +63,7 @@ thread_local! {
     static HANDS: Cell<Hands> = Cell::default();
 }
 
+/// Why a module was not taken.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ModuleError {
     #[error("{0}")]
@@ -116,7 +117,7 @@ pub struct Node {
     transport: OnceLock<Arc<dyn Transport>>,
     inbox: Arc<Inbox>,
     /// Requests whose clients wait.
-    waiting: Mutex<HashMap<RequestId, oneshot::Sender<Response>>>,
+    waiting: Mutex<Pending<RequestId, oneshot::Sender<Response>>>,
     /// Operators who wait for their change to be taken.
     publishing: Mutex<HashMap<RequestId, oneshot::Sender<Result<Applied, PublishRefused>>>>,
     /// Pages of a table that somebody waits for.

@@ -35,6 +35,12 @@ impl From<JobId> for u64 {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
+impl From<RequestId> for u64 {
+    fn from(request: RequestId) -> u64 {
+        request.0
+    }
+}
+
 /// Where a node listens for peers and clients, `host:port`.
 pub type Address = Arc<str>;
 
