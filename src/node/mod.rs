@@ -125,6 +125,9 @@ pub struct Node {
     /// Held by the dry run that is under way: there is one at a time.
     rehearsing: Arc<tokio::sync::Semaphore>,
     next_request: AtomicU64,
+    /// Into how many partitions the ring is cut, once that is known: it is so for the
+    /// cluster's life, and asked for every request.
+    partitions: OnceLock<u32>,
     tables: RwLock<Arc<Tables>>,
     catalog: RwLock<Arc<Catalog>>,
     draining: AtomicBool,
@@ -178,6 +181,7 @@ impl Node {
             surveys: Mutex::default(),
             rehearsing: Arc::new(tokio::sync::Semaphore::new(1)),
             next_request: AtomicU64::new(1),
+            partitions: OnceLock::new(),
             tables: RwLock::new(tables),
             catalog: RwLock::new(catalog),
             draining: AtomicBool::new(false),
@@ -479,11 +483,19 @@ impl Node {
     /// Where an item of this table lies. Before a layout is known it lies
     /// nowhere, and whoever asks is told that the node is not ready.
     pub fn partition(&self, table: &str, partition_key: &[u8]) -> Partition {
-        let machine = lock(&self.machine);
-        machine
-            .ring()
-            .map(|ring| ring.partition(Position::of(table, partition_key)))
-            .unwrap_or_default()
+        let known = self.partitions.get().copied();
+        let partitions = known.or_else(|| {
+            let machine = lock(&self.machine);
+            let partitions = machine.ring()?.layout().partitions();
+            // A node that is not ready may yet find itself in another cluster.
+            if machine.readiness().is_ok() {
+                self.partitions.get_or_init(|| partitions);
+            }
+            Some(partitions)
+        });
+        partitions.map_or_else(Partition::default, |partitions| {
+            Position::of(table, partition_key).partition(partitions)
+        })
     }
 
     /// Carries out a client's request.
