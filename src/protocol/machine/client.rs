@@ -165,7 +165,7 @@ impl Machine {
         let slot = self.slots.get_mut(&id).expect("looked up above");
         slot.forwarded_to.push(node);
         slot.stage = Stage::Forwarded;
-        let mut item = slot.item.clone();
+        let mut item = Box::new(slot.item.clone());
         // The other node gives up before this one does, so that its reasons
         // arrive.
         let left_ms = slot.deadline_ms.saturating_sub(self.now.monotonic_ms);
@@ -514,6 +514,7 @@ impl Machine {
         match origin {
             Origin::Client(request) => self.out.push(Effect::Respond { request, response }),
             Origin::Peer { node, id } => {
+                let response = Box::new(response);
                 self.send(node, Message::ForwardAnswer { id, response });
             }
         }

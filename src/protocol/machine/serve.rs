@@ -89,10 +89,10 @@ impl Machine {
             Message::WriteAnswer { id, answer } => self.on_write_answer(from, id, answer),
             Message::Forward { id, item } => {
                 if self.is_first(from, id) {
-                    self.on_client(Origin::Peer { node: from, id }, item);
+                    self.on_client(Origin::Peer { node: from, id }, *item);
                 }
             }
-            Message::ForwardAnswer { id, response } => self.on_forward_answer(from, id, response),
+            Message::ForwardAnswer { id, response } => self.on_forward_answer(from, id, *response),
             Message::Probe { id } => {
                 self.send(from, Message::ProbeAnswer { id });
             }
