@@ -142,6 +142,15 @@ impl SiblingSet {
         self.siblings.values().all(Version::is_tombstone)
     }
 
+    /// About how many bytes it is encoded, and no fewer: see [`Context::room_bytes`].
+    pub fn room_bytes(&self) -> usize {
+        let siblings = self.siblings.values();
+        siblings.fold(self.context.room_bytes() + 10, |room, version| {
+            let value = version.value.as_ref().map_or(0, Bytes::len);
+            room + 84 + value + version.content_type.len()
+        })
+    }
+
     /// The newest `written_at` of anything seen.
     pub fn newest_us(&self) -> u64 {
         let living = self
