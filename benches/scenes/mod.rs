@@ -2,14 +2,16 @@
 //!
 //! Promises: a scene does the same work each time, from the same inputs; what it
 //! needs is made before it is measured and dropped afterwards. `parts` measures
-//! scenes in seconds, `instructions` in instructions. Not measured: sockets, HTTP
-//! and the scheduler; `load` and `kinfold bench` put load on whole nodes.
+//! scenes in seconds, `instructions` in instructions. Not measured: HTTP towards
+//! clients, the kernel and the scheduler; `load` and `kinfold bench` put load on
+//! whole nodes.
 
 // Each bench compiles this folder and uses a part of it.
 #![allow(dead_code)]
 
 pub mod causality;
 pub mod frames;
+pub mod node;
 pub mod processor;
 pub mod protocol;
 pub mod storage;
@@ -96,6 +98,7 @@ pub fn counted() -> Vec<Scene> {
     scenes.extend(storage::row_scenes());
     scenes.extend(storage::counted_scenes());
     scenes.extend(protocol::machine_scenes());
+    scenes.extend(node::scenes());
     scenes
 }
 

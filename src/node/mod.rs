@@ -13,6 +13,7 @@ mod admin;
 pub mod dry_run;
 mod views;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
@@ -34,6 +35,7 @@ use crate::protocol::id::{ClusterId, Partition, Position};
 pub use crate::protocol::machine::Tables;
 use crate::protocol::machine::{Machine, PublishRefused};
 use crate::protocol::message::{ItemRequest, Message, Refusal, Response};
+use crate::protocol::pending::Pending;
 use crate::reconcile::Guests;
 pub use crate::reconcile::ModuleFigures;
 pub use crate::reconcile::quarantine::Trouble;
@@ -44,6 +46,22 @@ use crate::transport::Transport;
 /// How often the machine's timers are looked at. The shortest of them is a hedge
 /// of 50 ms; a tick that finds nothing due costs about a microsecond.
 const TICK: Duration = Duration::from_millis(10);
+
+/// How many effects, or inputs, the lists keep room for in which a thread collects
+/// them: what a rush needed beyond that is given back.
+const KEEP_ROOM: usize = 256;
+
+/// The lists in which a thread collects what it has to do, empty but for the time of
+/// one call: room for a few effects is kilobytes, to be had for every input else.
+#[derive(Default)]
+struct Hands {
+    effects: Vec<Effect>,
+    known: Vec<Input>,
+}
+
+thread_local! {
+    static HANDS: Cell<Hands> = Cell::default();
+}
 
 /// Why a module was not taken.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -99,7 +117,7 @@ pub struct Node {
     transport: OnceLock<Arc<dyn Transport>>,
     inbox: Arc<Inbox>,
     /// Requests whose clients wait.
-    waiting: Mutex<HashMap<RequestId, oneshot::Sender<Response>>>,
+    waiting: Mutex<Pending<RequestId, oneshot::Sender<Response>>>,
     /// Operators who wait for their change to be taken.
     publishing: Mutex<HashMap<RequestId, oneshot::Sender<Result<Applied, PublishRefused>>>>,
     /// Pages of a table that somebody waits for.
@@ -107,6 +125,9 @@ pub struct Node {
     /// Held by the dry run that is under way: there is one at a time.
     rehearsing: Arc<tokio::sync::Semaphore>,
     next_request: AtomicU64,
+    /// Into how many partitions the ring is cut, once that is known: it is so for the
+    /// cluster's life, and asked for every request.
+    partitions: OnceLock<u32>,
     tables: RwLock<Arc<Tables>>,
     catalog: RwLock<Arc<Catalog>>,
     draining: AtomicBool,
@@ -160,6 +181,7 @@ impl Node {
             surveys: Mutex::default(),
             rehearsing: Arc::new(tokio::sync::Semaphore::new(1)),
             next_request: AtomicU64::new(1),
+            partitions: OnceLock::new(),
             tables: RwLock::new(tables),
             catalog: RwLock::new(catalog),
             draining: AtomicBool::new(false),
@@ -232,25 +254,35 @@ impl Node {
 
     /// The same of several, in order.
     pub fn step_all(&self, inputs: impl IntoIterator<Item = Input>) {
-        let mut effects = Vec::new();
-        self.advance(inputs, &mut effects);
-        self.perform(effects);
-    }
-
-    fn advance(&self, inputs: impl IntoIterator<Item = Input>, effects: &mut Vec<Effect>) {
-        let mut machine = lock(&self.machine);
-        // Read under the lock: the machine's time must not run backwards.
-        let now = self.ports.clock.now();
-        machine.step_all(now, inputs, effects);
+        // A call within this one, should a port make one, finds empty hands.
+        let mut hands = HANDS.take();
+        {
+            let mut machine = lock(&self.machine);
+            // Read under the lock: the machine's time must not run backwards.
+            let now = self.ports.clock.now();
+            machine.step_all(now, inputs, &mut hands.effects);
+        }
+        self.go_on(&mut hands);
+        if hands.effects.capacity() <= KEEP_ROOM && hands.known.capacity() <= KEEP_ROOM {
+            HANDS.set(hands);
+        }
     }
 
     /// Carries out effects, and those of what comes of them at once.
-    fn perform(&self, mut effects: Vec<Effect>) {
-        let mut known = Vec::new();
-        self.carry_out(&mut effects, &mut known);
+    fn perform(&self, effects: Vec<Effect>) {
+        let known = Vec::new();
+        self.go_on(&mut Hands { effects, known });
+    }
+
+    fn go_on(&self, Hands { effects, known }: &mut Hands) {
+        self.carry_out(effects, known);
         while !known.is_empty() {
-            self.advance(known.drain(..), &mut effects);
-            self.carry_out(&mut effects, &mut known);
+            let mut machine = lock(&self.machine);
+            // What is known at once is known now, by the machine's own time.
+            let now = machine.now();
+            machine.step_all(now, known.drain(..), effects);
+            drop(machine);
+            self.carry_out(effects, known);
         }
     }
 
@@ -451,11 +483,19 @@ impl Node {
     /// Where an item of this table lies. Before a layout is known it lies
     /// nowhere, and whoever asks is told that the node is not ready.
     pub fn partition(&self, table: &str, partition_key: &[u8]) -> Partition {
-        let machine = lock(&self.machine);
-        machine
-            .ring()
-            .map(|ring| ring.partition(Position::of(table, partition_key)))
-            .unwrap_or_default()
+        let known = self.partitions.get().copied();
+        let partitions = known.or_else(|| {
+            let machine = lock(&self.machine);
+            let partitions = machine.ring()?.layout().partitions();
+            // A node that is not ready may yet find itself in another cluster.
+            if machine.readiness().is_ok() {
+                self.partitions.get_or_init(|| partitions);
+            }
+            Some(partitions)
+        });
+        partitions.map_or_else(Partition::default, |partitions| {
+            Position::of(table, partition_key).partition(partitions)
+        })
     }
 
     /// Carries out a client's request.

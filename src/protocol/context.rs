@@ -169,6 +169,13 @@ impl Context {
         self.seen.len()
     }
 
+    /// About how many bytes it is encoded, and no fewer: a number takes ten at most,
+    /// an actor sixteen.
+    pub fn room_bytes(&self) -> usize {
+        let seen = self.seen.values();
+        seen.fold(10, |room, seen| room + 46 + 10 * seen.beyond.len())
+    }
+
     /// Forgets all but the `max_actors` actors with the newest (time, actor) and
     /// those for which `live` holds.
     ///

@@ -25,9 +25,21 @@ use super::siblings::{SiblingSet, StateHash, Version};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct JobId(pub u64);
 
+impl From<JobId> for u64 {
+    fn from(job: JobId) -> u64 {
+        job.0
+    }
+}
+
 /// A number that pairs a client's request with its response.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
+
+impl From<RequestId> for u64 {
+    fn from(request: RequestId) -> u64 {
+        request.0
+    }
+}
 
 /// Where a node listens for peers and clients, `host:port`.
 pub type Address = Arc<str>;
@@ -272,7 +284,8 @@ pub enum StoreRequest {
 /// What the store answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoreReply {
-    Row(Option<Row>),
+    /// The row, and the hash of its state: stores keep it with the row.
+    Row(Option<(Row, StateHash)>),
     /// What became of the change, and how the row's leaf changed; none when it is
     /// as it was (the row itself may have changed: its memory of minting).
     Updated(Outcome, Option<LeafChange>),

@@ -35,6 +35,8 @@ enum Known {
 struct Replica {
     node: NodeId,
     primary: bool,
+    /// Whether it seemed up when the read began.
+    up: bool,
     known: Known,
 }
 
@@ -88,11 +90,15 @@ impl Get {
             .map(|(place, &node)| Replica {
                 node,
                 primary: place < n,
+                up: node == me || is_up(node),
                 known: Known::Nothing,
             })
             .collect();
-        // Those that seem down are asked last, not never: opinions are stale.
-        replicas.sort_by_key(|replica| replica.node != me && !is_up(replica.node));
+        let live = replicas.iter().filter(|replica| replica.up).count();
+        if live < replicas.len() {
+            // Those that seem down are asked last, not never: opinions are stale.
+            replicas.sort_by_key(|replica| !replica.up);
+        }
         let mut get = Get {
             replicas,
             r,
@@ -103,12 +109,6 @@ impl Get {
             answered: false,
             finished: false,
         };
-        let reachable = |node: NodeId| node == me || is_up(node);
-        let live = get
-            .replicas
-            .iter()
-            .filter(|replica| reachable(replica.node))
-            .count();
         let ask = get.n.min(live.max(get.r)).min(get.replicas.len());
         let first = get.replicas[..ask]
             .iter()
@@ -141,6 +141,25 @@ impl Get {
 
     /// A node answered.
     pub fn on_answer(&mut self, node: NodeId, answer: ReadAnswer) -> Vec<GetAction> {
+        let hash = match &answer {
+            ReadAnswer::State(set) => set.hash(),
+            ReadAnswer::Hash { hash, .. } => *hash,
+        };
+        self.on_hashed_answer(node, answer, hash)
+    }
+
+    /// The same of an answer whose hash is known: the coordinator's own store keeps
+    /// it with the row.
+    pub fn on_hashed_answer(
+        &mut self,
+        node: NodeId,
+        answer: ReadAnswer,
+        hash: StateHash,
+    ) -> Vec<GetAction> {
+        debug_assert!(
+            !matches!(&answer, ReadAnswer::State(set) if set.hash() != hash),
+            "it is the hash of this very state"
+        );
         let mut actions = Vec::new();
         let Some(replica) = self
             .replicas
@@ -164,7 +183,6 @@ impl Get {
                 replica.known = Known::Empty;
             }
             (ReadAnswer::State(set), _) => {
-                let hash = set.hash();
                 replica.known = Known::Joined(hash);
                 if self.joined.is_empty() {
                     self.joined = set;
@@ -173,7 +191,7 @@ impl Get {
                     self.joined_hash = self.joined.hash();
                 }
             }
-            (ReadAnswer::Hash { hash, .. }, _) => replica.known = Known::Hash(hash),
+            (ReadAnswer::Hash { .. }, _) => replica.known = Known::Hash(hash),
         }
         self.advance(&mut actions);
         actions
@@ -297,7 +315,7 @@ impl Get {
             if self.counted() >= self.r {
                 self.answered = true;
                 let hash = if self.joined.is_empty() {
-                    self.joined.hash()
+                    StateHash::OF_NOTHING
                 } else {
                     self.joined_hash
                 };

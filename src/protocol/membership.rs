@@ -259,7 +259,7 @@ impl Membership {
     ) -> Vec<Gossip> {
         if self.may_gossip() {
             match message {
-                Message::GossipSummary(summary) => self.on_summary(from, summary, now_ms, now_us),
+                Message::GossipSummary(summary) => self.on_summary(from, *summary, now_ms, now_us),
                 Message::GossipNews(news) => self.on_news(from, *news, now_ms, now_us),
                 _ => self.on_heard(from, now_ms),
             }

@@ -24,6 +24,12 @@ use super::siblings::{SiblingSet, StateHash};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct MessageId(pub u64);
 
+impl From<MessageId> for u64 {
+    fn from(message: MessageId) -> u64 {
+        message.0
+    }
+}
+
 /// What a client asks of one item.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ItemRequest {
@@ -216,6 +222,9 @@ pub enum Refusal {
 }
 
 /// What nodes say to one another.
+///
+/// What is large and rare is boxed: messages are handed on a dozen times on their way,
+/// and each time all of them would move as many bytes as the largest.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Message {
     /// Asks for the state of an item, or only for its hash.
@@ -245,11 +254,11 @@ pub enum Message {
     /// Hands a client's request to a node that may coordinate it.
     Forward {
         id: MessageId,
-        item: ItemRequest,
+        item: Box<ItemRequest>,
     },
     ForwardAnswer {
         id: MessageId,
-        response: Response,
+        response: Box<Response>,
     },
     /// Asks for nothing but an answer.
     Probe {
@@ -260,7 +269,7 @@ pub enum Message {
     },
     /// Gossip, first leg: what I know, in short. Also how a node with no
     /// cluster asks its seeds for one.
-    GossipSummary(Summary),
+    GossipSummary(Box<Summary>),
     /// Gossip, second and third leg: what you lack.
     GossipNews(Box<News>),
     /// Asks for the bytes of a module.

@@ -79,6 +79,7 @@
 //! | coordination | [`put`], [`get`], [`hint`] |
 //! | who is there | [`membership`], [`detector`], [`catalog`] |
 //! | what is said | [`message`] between nodes, [`effect`] between machine and shell, [`time`] |
+//! | maps of few entries, and of what is in hand | [`sorted`], [`pending`] |
 //! | all of it, as one node | [`machine`]: `client.rs` a request's way, `fold.rs` modules at work, `serve.rs` what peers ask, `upkeep.rs` what nobody asks for |
 //! | what it would be like broken | [`sabotage`], for tests that must notice |
 //! | the naive model | `model.rs`, in tests: sets of siblings against full histories |
@@ -99,6 +100,7 @@ pub mod merkle;
 pub mod message;
 #[cfg(test)]
 mod model;
+pub mod pending;
 pub mod preference;
 pub mod put;
 pub mod replica;

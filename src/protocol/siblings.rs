@@ -54,6 +54,15 @@ impl Version {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StateHash(pub [u8; 16]);
 
+impl StateHash {
+    /// The hash of the state of an item that nobody ever wrote: every read of what
+    /// is not there, and every hash that a peer asks for, is held against it.
+    pub const OF_NOTHING: StateHash = StateHash([
+        0x96, 0xa2, 0x96, 0xd2, 0x24, 0xf2, 0x85, 0xc6, 0x7b, 0xee, 0x93, 0xc3, 0x0f, 0x8a, 0x30,
+        0x91,
+    ]);
+}
+
 impl fmt::Debug for StateHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -118,6 +127,11 @@ impl SiblingSet {
         self.siblings.iter().map(|(dot, version)| (*dot, version))
     }
 
+    /// What was seen, and the versions that live, in the order of their dots.
+    pub fn into_parts(self) -> (Context, impl ExactSizeIterator<Item = Version>) {
+        (self.context, self.siblings.into_values())
+    }
+
     /// How many versions live, tombstones included.
     pub fn len(&self) -> usize {
         self.siblings.len()
@@ -126,6 +140,15 @@ impl SiblingSet {
     /// Whether a client would see no value: no version lives, or tombstones only.
     pub fn is_absent(&self) -> bool {
         self.siblings.values().all(Version::is_tombstone)
+    }
+
+    /// About how many bytes it is encoded, and no fewer: see [`Context::room_bytes`].
+    pub fn room_bytes(&self) -> usize {
+        let siblings = self.siblings.values();
+        siblings.fold(self.context.room_bytes() + 10, |room, version| {
+            let value = version.value.as_ref().map_or(0, Bytes::len);
+            room + 84 + value + version.content_type.len()
+        })
     }
 
     /// The newest `written_at` of anything seen.
@@ -226,5 +249,15 @@ impl fmt::Debug for SiblingSet {
             }
         }
         f.write_str("]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_of_nothing_is_what_hashing_gives() {
+        assert_eq!(SiblingSet::new().hash(), StateHash::OF_NOTHING);
     }
 }

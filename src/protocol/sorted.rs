@@ -67,6 +67,11 @@ impl<K, V> SortedMap<K, V> {
         self.entries.iter_mut().map(|(_, value)| value)
     }
 
+    /// The values by themselves, in the order of their keys.
+    pub fn into_values(self) -> impl ExactSizeIterator<Item = V> {
+        self.entries.into_iter().map(|(_, value)| value)
+    }
+
     /// Keeps the entries for which this holds.
     pub fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) {
         self.entries.retain(|(key, value)| keep(key, value));
@@ -213,6 +218,7 @@ mod tests {
                 prop_assert_eq!(map.contains_key(&key), other.contains_key(&key));
                 prop_assert!(map.iter().eq(other.iter()) && map.keys().eq(other.keys()));
                 prop_assert!(map.values().eq(other.values()) && map.len() == other.len());
+                prop_assert!(map.clone().into_values().eq(other.values().copied()));
             }
             let bytes = postcard::to_stdvec(&map).unwrap();
             prop_assert_eq!(&bytes, &postcard::to_stdvec(&other).unwrap());

@@ -403,7 +403,7 @@ pub(super) fn set_of(
 ) -> Result<SiblingSet, StoreError> {
     let key = key.clone();
     match ask_now(store, StoreRequest::Read { partition, key })? {
-        StoreReply::Row(row) => Ok(row.map(|row| row.set).unwrap_or_default()),
+        StoreReply::Row(row) => Ok(row.map(|(row, _)| row.set).unwrap_or_default()),
         other => panic!("a read gave {other:?}"),
     }
 }

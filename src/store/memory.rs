@@ -192,12 +192,13 @@ impl State {
             StoreRequest::Read { partition, key } => {
                 let kept = stored.rows.get(&(partition, key.clone()));
                 let row = sound_or_corrupt(kept, &key, damaged)?;
-                return Ok(StoreReply::Row(row.map(|kept| kept.row.clone())));
+                let row = row.map(|kept| (kept.row.clone(), kept.state));
+                return Ok(StoreReply::Row(row));
             }
             StoreRequest::ReadState { partition, key } => {
                 let kept = stored.rows.get(&(partition, key.clone()));
                 let row = sound_or_corrupt(kept, &key, damaged)?;
-                return Ok(StoreReply::State(row.map(|kept| kept.row.set.hash())));
+                return Ok(StoreReply::State(row.map(|kept| kept.state)));
             }
             StoreRequest::Hints { target, limit } => {
                 return Ok(StoreReply::Hints(stored.hints_for(target, limit, damaged)));

@@ -145,7 +145,10 @@ pub fn read(
         key: key(name),
     };
     ask(store, request).map(|reply| match reply {
-        StoreReply::Row(row) => row,
+        StoreReply::Row(row) => row.map(|(row, state)| {
+            assert_eq!(row.set.hash(), state, "a row comes with its state's hash");
+            row
+        }),
         other => panic!("not the reply to a read: {other:?}"),
     })
 }

@@ -131,8 +131,15 @@ pub fn frame_bytes(message: &Message) -> usize {
 /// About how long the message's frame is, and no less: what a queue counts for it.
 /// The messages that a request sends are not walked through for it.
 pub fn room_for(message: &Message) -> usize {
-    match message {
+    let room = match message {
         Message::Read { key, .. } => MAX_SMALL_FRAME_BYTES + key.as_bytes().len(),
+        Message::Write { key, set, .. } => {
+            MAX_SMALL_FRAME_BYTES + key.as_bytes().len() + set.room_bytes()
+        }
+        Message::ReadAnswer {
+            answer: Ok(ReadAnswer::State(set)),
+            ..
+        } => MAX_SMALL_FRAME_BYTES + set.room_bytes(),
         Message::ReadAnswer {
             answer: Ok(ReadAnswer::Hash { .. }),
             ..
@@ -140,8 +147,13 @@ pub fn room_for(message: &Message) -> usize {
         | Message::WriteAnswer { answer: Ok(()), .. }
         | Message::Probe { .. }
         | Message::ProbeAnswer { .. } => MAX_SMALL_FRAME_BYTES,
-        other => frame_bytes(other),
+        other => return frame_bytes(other),
+    };
+    // What might not fit is measured: it must not be refused for a guess.
+    if room > MAX_FRAME_BYTES {
+        return frame_bytes(message);
     }
+    room
 }
 
 /// The largest frame of a message of numbers only: five of ten bytes at most, and a

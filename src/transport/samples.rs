@@ -74,7 +74,7 @@ pub fn probe(id: u64) -> Message {
 fn forward(id: u64, ask: Ask) -> Message {
     Message::Forward {
         id: MessageId(id),
-        item: ItemRequest {
+        item: Box::new(ItemRequest {
             table: TableId::of("carts", 1),
             partition: Partition(3),
             key: key(),
@@ -83,14 +83,14 @@ fn forward(id: u64, ask: Ask) -> Message {
             w: 1,
             strict: true,
             timeout_ms: 5000,
-        },
+        }),
     }
 }
 
 fn forwarded(id: u64, response: Response) -> Message {
     Message::ForwardAnswer {
         id: MessageId(id),
-        response,
+        response: Box::new(response),
     }
 }
 
@@ -345,7 +345,7 @@ pub fn one_of_each() -> Vec<Message> {
         ),
         probe(10),
         Message::ProbeAnswer { id },
-        Message::GossipSummary(summary()),
+        Message::GossipSummary(Box::new(summary())),
         Message::GossipNews(Box::new(News {
             cluster: Some(ClusterId(5)),
             address: Arc::from("127.0.0.1:8102"),

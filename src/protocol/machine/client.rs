@@ -15,11 +15,11 @@ use super::super::put::Put;
 use super::super::replica::Mutation;
 use super::super::sabotage::{Variant, broken};
 use super::super::siblings::{SiblingSet, StateHash};
+use super::timers::Line;
 use super::{
     AwaitedOf, GRACE_MS, Job, MAX_REQUESTS, Machine, Origin, PASS_OVER_MS, READ_HEDGE_MS, Slot,
     SlotId, Stage, WRITE_HEDGE_MS,
 };
-use std::collections::BTreeSet;
 
 /// How many bytes of values and operations the requests in hand hold at most; more
 /// are refused at once, but an idle node takes one of any size. A write is held
@@ -47,17 +47,18 @@ impl Machine {
         let id = SlotId(self.next_id());
         let now_ms = self.now.monotonic_ms;
         let deadline_ms = now_ms + item.timeout_ms.max(1);
-        let hedge_ms = match item.ask {
-            Ask::Get { .. } | Ask::Explain => READ_HEDGE_MS,
-            _ => WRITE_HEDGE_MS,
+        let (line, hedge_ms) = match item.ask {
+            Ask::Get { .. } | Ask::Explain => (Line::ReadHedge, READ_HEDGE_MS),
+            _ => (Line::WriteHedge, WRITE_HEDGE_MS),
         };
+        let timer_ms = now_ms + hedge_ms;
         let notebook = matches!(item.ask, Ask::Explain).then(Box::default);
         let slot = Slot {
             origin,
             item,
             table,
             deadline_ms,
-            timer_ms: (now_ms + hedge_ms).min(deadline_ms),
+            timer_ms: timer_ms.min(deadline_ms),
             stage: Stage::Open,
             answered: false,
             result: None,
@@ -65,7 +66,7 @@ impl Machine {
             get: None,
             put: None,
             hints_here: Vec::new(),
-            awaited: BTreeSet::new(),
+            awaited: Vec::new(),
             forwarded_to: Vec::new(),
             attempts: 0,
             begun_ms: now_ms,
@@ -76,7 +77,13 @@ impl Machine {
             bytes,
             notebook,
         };
-        self.timers.insert((slot.timer_ms, id));
+        if timer_ms <= deadline_ms {
+            let slots = &self.slots;
+            let has_ended = |slot| slots.get(&slot).is_none();
+            self.timers.stand(line, (timer_ms, id), has_ended);
+        } else {
+            self.timers.set((deadline_ms, id));
+        }
         self.slots.insert(id, Box::new(slot));
         self.begin(id);
     }
@@ -158,7 +165,7 @@ impl Machine {
         let slot = self.slots.get_mut(&id).expect("looked up above");
         slot.forwarded_to.push(node);
         slot.stage = Stage::Forwarded;
-        let mut item = slot.item.clone();
+        let mut item = Box::new(slot.item.clone());
         // The other node gives up before this one does, so that its reasons
         // arrive.
         let left_ms = slot.deadline_ms.saturating_sub(self.now.monotonic_ms);
@@ -325,13 +332,18 @@ impl Machine {
             Ok(StoreReply::Row(row))
                 if matches!(self.stage(id), Some(Stage::LoadingRow { .. })) =>
             {
+                let row = row.map(|(row, _)| row);
                 self.on_operation_row(id, row.unwrap_or_default());
             }
             Ok(StoreReply::Row(row)) => {
                 let me = self.me;
-                let answer = ReadAnswer::State(row.map(|row| row.set).unwrap_or_default());
+                let (set, hash) = match row {
+                    Some((row, state)) => (row.set, state),
+                    None => (SiblingSet::new(), StateHash::OF_NOTHING),
+                };
+                let answer = ReadAnswer::State(set);
                 self.note_answer(id, me, &answer);
-                self.with_get(id, |get| get.on_answer(me, answer));
+                self.with_get(id, |get| get.on_hashed_answer(me, answer, hash));
             }
             Ok(other) => unreachable!("a read is answered by a row, not {other:?}"),
             Err(error) if matches!(self.stage(id), Some(Stage::LoadingRow { .. })) => {
@@ -422,8 +434,7 @@ impl Machine {
         };
         if now_ms < slot.deadline_ms {
             slot.timer_ms = slot.deadline_ms;
-            let next = (slot.timer_ms, id);
-            self.timers.insert(next);
+            self.timers.set((slot.timer_ms, id));
             self.counters.hedged += 1;
             self.with_get(id, Get::on_hedge);
             // A write that waits for its own store has nothing to hedge yet.
@@ -471,8 +482,7 @@ impl Machine {
             // still reach its replicas.
             slot.deadline_ms = now_ms + GRACE_MS;
             slot.timer_ms = slot.deadline_ms;
-            let next = (slot.timer_ms, id);
-            self.timers.insert(next);
+            self.timers.set((slot.timer_ms, id));
         } else {
             self.abandon(id);
         }
@@ -488,7 +498,10 @@ impl Machine {
         if !slot.answered {
             slot.answered = true;
             let origin = slot.origin;
-            let response = self.explained(id, response);
+            let response = match slot.notebook {
+                Some(_) => self.explained(id, response),
+                None => response,
+            };
             self.respond(origin, response);
         }
     }
@@ -501,6 +514,7 @@ impl Machine {
         match origin {
             Origin::Client(request) => self.out.push(Effect::Respond { request, response }),
             Origin::Peer { node, id } => {
+                let response = Box::new(response);
                 self.send(node, Message::ForwardAnswer { id, response });
             }
         }
@@ -524,7 +538,7 @@ impl Machine {
         self.release_item(id);
         if let Some(slot) = self.slots.remove(&id) {
             self.request_bytes -= slot.bytes;
-            self.timers.remove(&(slot.timer_ms, id));
+            self.timers.forget((slot.timer_ms, id));
             for message in slot.awaited {
                 self.awaited.remove(&message);
             }
@@ -534,7 +548,7 @@ impl Machine {
     pub(super) fn await_message(&mut self, slot: SlotId, id: MessageId) {
         match self.slots.get_mut(&slot) {
             Some(slot) => {
-                slot.awaited.insert(id);
+                slot.awaited.push(id);
             }
             None => {
                 self.awaited.remove(&id);
@@ -544,7 +558,7 @@ impl Machine {
 
     pub(super) fn forget_message(&mut self, slot: SlotId, id: MessageId) {
         if let Some(slot) = self.slots.get_mut(&slot) {
-            slot.awaited.remove(&id);
+            slot.awaited.retain(|awaited| *awaited != id);
         }
     }
 

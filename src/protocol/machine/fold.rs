@@ -68,7 +68,7 @@ impl Machine {
             return self.answer(id, Response::Absent { context });
         }
         if set.len() == 1 && !is_data_type {
-            let response = slot.value_response(&set, hash);
+            let response = value_response(set, hash);
             return self.answer(id, response);
         }
         let Some(module) = slot.table.module.clone() else {
@@ -449,20 +449,21 @@ impl Machine {
     }
 }
 
-impl Slot {
-    /// The one value of a set without a conflict.
-    fn value_response(&self, set: &SiblingSet, hash: StateHash) -> Response {
-        let (_, version) = set.siblings().next().expect("the set has one sibling");
-        Response::Value(ValueResponse {
-            value: version.value.clone().unwrap_or_default(),
-            content_type: version.content_type.clone(),
-            context: set.context().clone(),
-            siblings: 1,
-            hash,
-            folded_by: None,
-        })
-    }
+/// The one value of a set without a conflict.
+fn value_response(set: SiblingSet, hash: StateHash) -> Response {
+    let (context, mut versions) = set.into_parts();
+    let version = versions.next().expect("the set has one sibling");
+    Response::Value(ValueResponse {
+        value: version.value.unwrap_or_default(),
+        content_type: version.content_type,
+        context,
+        siblings: 1,
+        hash,
+        folded_by: None,
+    })
+}
 
+impl Slot {
     /// What an operation's client sees.
     pub(super) fn view_response(&self, set: &SiblingSet, view: View) -> Response {
         Response::Value(ValueResponse {

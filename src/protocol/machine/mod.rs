@@ -10,8 +10,8 @@
 //! The parts: `client.rs` carries a client's request from its first step to its
 //! last, `write.rs` brings a write to its replicas, `fold.rs` runs reconcilers for
 //! it, `serve.rs` does what peers ask, and `upkeep.rs` minds gossip, hints, modules
-//! and the clock. `publish.rs` makes what operators change outlive the node that
-//! took it. Replicas stay alike by `exchange.rs` (the asking side; `deriving.rs`
+//! and the clock (`timers.rs`). `publish.rs` makes what operators change outlive the
+//! node that took it. Replicas stay alike by `exchange.rs` (the asking side; `deriving.rs`
 //! makes its trees), `serving.rs` (the answering one), `filling.rs` (a node gets what it should
 //! hold), `strays.rs` (and gives away what it should not), and `reaping.rs` forgets
 //! what was deleted long ago. `views.rs` shows what the machine knows. `explain.rs` tells how an answer came about, `survey.rs`
@@ -31,6 +31,7 @@ mod serve;
 mod serving;
 mod strays;
 mod survey;
+mod timers;
 mod upkeep;
 mod views;
 mod write;
@@ -48,6 +49,7 @@ use std::sync::Arc;
 
 use self::exchange::{Exchanges, SessionId};
 use self::publish::Publishing;
+use self::timers::Timers;
 use super::catalog::{Digest, Table};
 use super::effect::{Effect, GuestRequest, Input, JobId, RequestId, StoreError, StoreRequest};
 use super::get::Get;
@@ -55,6 +57,7 @@ use super::hint::{Delivered, Deliveries};
 use super::id::{ItemKey, NodeId, Partition, TableId};
 use super::membership::{Identity, Membership, Pace, Persisted};
 use super::message::{ItemRequest, Message, MessageId, Response};
+use super::pending::Pending;
 use super::put::Put;
 use super::replica::{Minting, Row, Written};
 use super::ring::Ring;
@@ -103,6 +106,12 @@ pub type Tables = BTreeMap<Arc<str>, Arc<Table>>;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct SlotId(u64);
+
+impl From<SlotId> for u64 {
+    fn from(slot: SlotId) -> u64 {
+        slot.0
+    }
+}
 
 /// Who is to be answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -168,8 +177,9 @@ struct Slot {
     put: Option<Put>,
     /// Primaries named by a hint in the coordinator's own transaction.
     hints_here: Vec<NodeId>,
-    /// Messages whose answers it waits for.
-    awaited: BTreeSet<MessageId>,
+    /// Messages whose answers it waits for, the oldest first: as many as there are
+    /// replicas, and a few.
+    awaited: Vec<MessageId>,
     /// Nodes that a forward was tried with.
     forwarded_to: Vec<NodeId>,
     attempts: u32,
@@ -266,12 +276,12 @@ pub struct Machine {
     writing_rings: Vec<Arc<Ring>>,
     tables: Arc<Tables>,
     tables_by_id: BTreeMap<TableId, Arc<Table>>,
-    slots: BTreeMap<SlotId, Box<Slot>>,
+    slots: Pending<SlotId, Box<Slot>>,
     /// Bytes of values and operations in the slots.
     request_bytes: usize,
-    timers: BTreeSet<(u64, SlotId)>,
-    awaited: BTreeMap<MessageId, Awaited>,
-    jobs: BTreeMap<JobId, Job>,
+    timers: Timers,
+    awaited: Pending<MessageId, Awaited>,
+    jobs: Pending<JobId, Job>,
     /// Items that a fold or an operation is being made of, and who waits.
     busy: BTreeMap<ItemKey, VecDeque<SlotId>>,
     hints: Deliveries,
@@ -342,11 +352,11 @@ impl Machine {
             writing_rings: Vec::new(),
             tables: Arc::default(),
             tables_by_id: BTreeMap::new(),
-            slots: BTreeMap::new(),
+            slots: Pending::new(),
             request_bytes: 0,
-            timers: BTreeSet::new(),
-            awaited: BTreeMap::new(),
-            jobs: BTreeMap::new(),
+            timers: Timers::default(),
+            awaited: Pending::new(),
+            jobs: Pending::new(),
             busy: BTreeMap::new(),
             hints: Deliveries::default(),
             hints_looked_ms: 0,

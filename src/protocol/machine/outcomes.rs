@@ -138,12 +138,13 @@ impl Machine {
     pub(super) fn on_disconnected(&mut self, peer: NodeId) {
         self.membership.on_disconnected(peer, self.now.monotonic_ms);
         self.notice_liveness();
-        let lost: Vec<MessageId> = self
+        let mut lost: Vec<MessageId> = self
             .awaited
             .iter()
             .filter(|(_, awaited)| awaited.node == peer)
             .map(|(id, _)| *id)
             .collect();
+        lost.sort_unstable();
         for id in lost {
             self.on_lost(id, false);
         }

@@ -11,7 +11,7 @@ use super::{AwaitedOf, Job, MAX_FORWARDS_REMEMBERED, Machine, Origin};
 use crate::protocol::catalog::DEFAULT_MAX_ACTORS;
 use crate::protocol::effect::Effect;
 use crate::protocol::id::ItemKey;
-use crate::protocol::siblings::SiblingSet;
+use crate::protocol::siblings::{SiblingSet, StateHash};
 
 impl Machine {
     pub(super) fn on_message(&mut self, from: NodeId, message: Message) {
@@ -89,10 +89,10 @@ impl Machine {
             Message::WriteAnswer { id, answer } => self.on_write_answer(from, id, answer),
             Message::Forward { id, item } => {
                 if self.is_first(from, id) {
-                    self.on_client(Origin::Peer { node: from, id }, item);
+                    self.on_client(Origin::Peer { node: from, id }, *item);
                 }
             }
-            Message::ForwardAnswer { id, response } => self.on_forward_answer(from, id, response),
+            Message::ForwardAnswer { id, response } => self.on_forward_answer(from, id, *response),
             Message::Probe { id } => {
                 self.send(from, Message::ProbeAnswer { id });
             }
@@ -189,15 +189,14 @@ impl Machine {
     ) {
         let answer = match reply {
             Ok(StoreReply::Row(row)) => Ok(ReadAnswer::State(
-                row.map(|row| row.set).unwrap_or_default(),
+                row.map(|(row, _)| row.set).unwrap_or_default(),
             )),
             Ok(StoreReply::State(state)) => {
                 // A row may remember minting and nothing else.
-                let nothing = SiblingSet::new().hash();
-                let hash = state.unwrap_or(nothing);
+                let hash = state.unwrap_or(StateHash::OF_NOTHING);
                 Ok(ReadAnswer::Hash {
                     hash,
-                    is_empty: hash == nothing,
+                    is_empty: hash == StateHash::OF_NOTHING,
                 })
             }
             Ok(other) => unreachable!("a read is answered by a row, not {other:?}"),

@@ -80,11 +80,7 @@ impl Machine {
         self.tick_surveys();
         self.tick_publishing();
         self.depart();
-        while let Some(&(due_ms, slot)) = self.timers.first() {
-            if due_ms > now_ms {
-                break;
-            }
-            self.timers.pop_first();
+        while let Some(slot) = self.timers.take_due(now_ms) {
             self.on_timer(slot);
         }
     }

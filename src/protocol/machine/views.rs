@@ -19,6 +19,11 @@ impl Machine {
         &self.tables
     }
 
+    /// What time it was when it was last stepped.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
     /// The catalog.
     pub fn catalog(&self) -> &Catalog {
         self.membership.catalog()

@@ -258,7 +258,7 @@ impl Membership {
         seed.asked = seed.asked.saturating_add(1);
         self.out.push(Gossip::Contact {
             address: seed.address.clone(),
-            message: Message::GossipSummary(summary),
+            message: Message::GossipSummary(Box::new(summary)),
         });
     }
 

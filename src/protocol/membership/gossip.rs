@@ -202,7 +202,7 @@ impl Membership {
         self.gossip.urgent = false;
         self.gossip.urgent_due_ms = now_ms + self.pace.urgent_interval_ms;
         for (to, address) in &peers {
-            let message = Message::GossipSummary(self.summary(now_us));
+            let message = Message::GossipSummary(Box::new(self.summary(now_us)));
             self.out.push(Gossip::Send {
                 to: *to,
                 address: address.clone(),
@@ -254,11 +254,11 @@ impl Membership {
             seeds = vec![seeds.swap_remove(index)];
         }
         for address in seeds {
-            let message = Message::GossipSummary(self.summary(now_us));
+            let message = Message::GossipSummary(Box::new(self.summary(now_us)));
             self.out.push(Gossip::Contact { address, message });
         }
         for (to, address) in self.birth.waiting() {
-            let message = Message::GossipSummary(self.summary(now_us));
+            let message = Message::GossipSummary(Box::new(self.summary(now_us)));
             self.out.push(Gossip::Send {
                 to,
                 address,
@@ -329,7 +329,7 @@ impl Membership {
                     .iter()
                     .any(|pulse| pulse.node == self.identity.node)
                 {
-                    let message = Message::GossipSummary(self.summary(now_us));
+                    let message = Message::GossipSummary(Box::new(self.summary(now_us)));
                     self.out.push(Gossip::Send {
                         to: from,
                         address: summary.address,

@@ -392,7 +392,7 @@ fn an_answer_to_someone_else_is_nobodys_invitation() {
             panic!("a founder stores its cluster first: {founding:?}");
         };
         founder.on_persisted(*revision, 20);
-        let asked = Message::GossipSummary(summary);
+        let asked = Message::GossipSummary(Box::new(summary));
         let mut out = founder.on_message(NodeId::of("b"), asked, 30, 30);
         match out.pop() {
             Some(Gossip::Send { message, .. }) => message,
@@ -406,7 +406,7 @@ fn an_answer_to_someone_else_is_nobodys_invitation() {
                 Gossip::Contact {
                     message: Message::GossipSummary(summary),
                     ..
-                } => Some(summary),
+                } => Some(*summary),
                 _ => None,
             })
             .expect("a node without a cluster asks")

@@ -293,7 +293,7 @@ impl Shared {
     ) -> Result<StoreReply, StoreError> {
         match part {
             Part::Whole => self
-                .read_row(connection, partition, key, row::decode)
+                .read_row(connection, partition, key, row::decode_with_state)
                 .map(StoreReply::Row),
             Part::State => self
                 .read_row(connection, partition, key, row::state)

@@ -6,7 +6,9 @@
 //! then end if nothing waits, else dial again. A link without traffic stays
 //! connected.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -33,6 +35,8 @@ use super::{BACKOFF_MS, DIAL_TIMEOUT_MS, DRAIN_MS, STALL_MS, Shared};
 const WRITE_BYTES: usize = 1 << 20;
 /// A write buffer that grew beyond this for a large frame is given back.
 const KEEP_BYTES: usize = 2 * WRITE_BYTES;
+/// Nor is room for more letters than this kept.
+const KEEP_LETTERS: usize = 1024;
 /// How much of a refusal's text is read.
 const MAX_REFUSAL_BYTES: usize = 4096;
 /// Receipts are eight bytes: room for a minute of them.
@@ -208,7 +212,8 @@ async fn talk_on(
     link: &Link,
     connection: &mut Connection,
 ) -> std::io::Result<End> {
-    let mut out = BytesMut::new();
+    let mut batch = Batch::default();
+    let mut closing = std::pin::pin!(shared.closing());
     let mut stall_check = interval(Duration::from_millis(STALL_MS));
     stall_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // What had been written and receipted at the last check.
@@ -217,7 +222,7 @@ async fn talk_on(
         if connection.met_as != shared.cluster() {
             return Ok(End::Outdated);
         }
-        if write_batch(shared, link, connection, &mut out).await? {
+        if write_batch(shared, link, connection, &mut batch).await? {
             continue;
         }
         // Receipts come before the check, which reads them.
@@ -230,10 +235,10 @@ async fn talk_on(
                 connection.read_receipts()?;
             }
             () = link.filled() => {}
-            () = shared.closing() => {
+            () = &mut closing => {
                 // Nothing is queued any more once what waits is written: other
                 // tasks may still send, but not faster than forever.
-                while write_batch(shared, link, connection, &mut out).await? {
+                while write_batch(shared, link, connection, &mut batch).await? {
                     if link.waiting().0 == 0 {
                         break;
                     }
@@ -251,51 +256,72 @@ async fn talk_on(
     }
 }
 
+/// What one write gathers. A connection has one, whose room is used again.
+#[derive(Default)]
+struct Batch {
+    letters: Vec<Letter>,
+    /// Their frames, one after the other.
+    frames: BytesMut,
+    /// Where each letter's frame ends.
+    ends: Vec<usize>,
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.letters.clear();
+        self.frames.clear();
+        self.ends.clear();
+        if self.frames.capacity() > KEEP_BYTES {
+            self.frames = BytesMut::new();
+        }
+        if self.letters.capacity() > KEEP_LETTERS {
+            self.letters = Vec::new();
+            self.ends = Vec::new();
+        }
+    }
+}
+
 /// Writes some of what waits, as one write if the kernel takes it. False if
 /// nothing waited.
 async fn write_batch(
     shared: &Shared,
     link: &Link,
     connection: &mut Connection,
-    out: &mut BytesMut,
+    batch: &mut Batch,
 ) -> std::io::Result<bool> {
-    let mut letters = Vec::new();
-    link.take(WRITE_BYTES, &mut letters);
-    if letters.is_empty() {
+    link.take(WRITE_BYTES, &mut batch.letters);
+    if batch.letters.is_empty() {
         return Ok(false);
     }
-    out.clear();
-    // Each letter with the place where its frame ends.
-    let mut batch: Vec<(usize, Letter)> = Vec::with_capacity(letters.len());
+    let peer = connection.peer;
+    let is_misdirected = |letter: &mut Letter| letter.to.is_some_and(|to| to != peer);
     let mut misdirected = 0_u32;
-    for letter in letters {
-        if letter.to.is_some_and(|to| to != connection.peer) {
-            misdirected += 1;
-            shared.give_back(letter);
-            continue;
-        }
-        codec::encode(&letter.message, out).expect("its size was checked when it was queued");
-        batch.push((out.len(), letter));
+    for letter in batch.letters.extract_if(.., is_misdirected) {
+        misdirected += 1;
+        shared.give_back(letter);
     }
     if misdirected > 0 {
         warn!(
-            address = %link.address(), peer = %connection.peer, messages = misdirected,
+            address = %link.address(), %peer, messages = misdirected,
             "another node listens where messages were to go"
         );
     }
-    let outcome = connection.write(out).await;
+    for letter in &batch.letters {
+        codec::encode(&letter.message, &mut batch.frames)
+            .expect("its size was checked when it was queued");
+        batch.ends.push(batch.frames.len());
+    }
+    let outcome = connection.write(&batch.frames).await;
     if let Err((written, error)) = outcome {
         // A frame that did not leave in full can never be acted on.
-        for (end, letter) in batch {
-            if end > written {
+        for (letter, end) in batch.letters.drain(..).zip(&batch.ends) {
+            if *end > written {
                 shared.give_back(letter);
             }
         }
         return Err(error);
     }
-    if out.capacity() > KEEP_BYTES {
-        *out = BytesMut::new();
-    }
+    batch.clear();
     Ok(true)
 }
 
@@ -305,7 +331,14 @@ impl Connection {
         let stall = Duration::from_millis(STALL_MS);
         let mut done = 0;
         while done < bytes.len() {
-            let written = match timeout(stall, self.io.write(&bytes[done..])).await {
+            let mut write = std::pin::pin!(self.io.write(&bytes[done..]));
+            // Nearly always the kernel takes it all at once, and there is no time to
+            // be looked at.
+            let outcome = match poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx))).await {
+                Poll::Ready(written) => Ok(written),
+                Poll::Pending => timeout(stall, write).await,
+            };
+            let written = match outcome {
                 Ok(Ok(0)) => Err(std::io::ErrorKind::WriteZero.into()),
                 Ok(written) => written,
                 Err(_) => Err(std::io::ErrorKind::TimedOut.into()),

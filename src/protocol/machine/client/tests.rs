@@ -91,7 +91,10 @@ impl Alone {
                 Effect::Store { job, request } => match request {
                     StoreRequest::Update { .. } => self.stored_later.push_back((job, request)),
                     StoreRequest::Read { .. } => {
-                        let reply = Ok(StoreReply::Row(self.row.clone()));
+                        let reply = Ok(StoreReply::Row(self.row.clone().map(|row| {
+                            let hash = row.set.hash();
+                            (row, hash)
+                        })));
                         self.step(Input::Stored { job, reply });
                     }
                     StoreRequest::ReadState { .. } => {
