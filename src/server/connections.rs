@@ -31,6 +31,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 
 use crate::api::gate::{self, Gate};
+use crate::api::service::Service;
 use crate::api::{self, Api};
 use crate::node::Node;
 
@@ -144,7 +145,11 @@ pub async fn serve(
             continue;
         }
         if let Ok(permit) = room.clone().try_acquire_owned() {
-            tokio::spawn(attend(stream, api.clone(), stopped.clone(), permit));
+            let (api, stopped) = (api.clone(), stopped.clone());
+            tokio::spawn(async move {
+                attend(stream, api, stopped).await;
+                drop(permit);
+            });
         } else if let Ok(permit) = doorstep.clone().try_acquire_owned() {
             tokio::spawn(turn_away(stream, api.clone(), permit));
         } else {
@@ -159,13 +164,12 @@ async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
     let _gone = stopped.wait_for(|stop| *stop).await.map(drop);
 }
 
-/// Serves a connection to its end.
-async fn attend(
-    stream: TcpStream,
-    api: Arc<Api<Node>>,
-    mut stopped: watch::Receiver<bool>,
-    permit: OwnedSemaphorePermit,
-) {
+/// Serves a connection to its end: until its client goes, or `stopped` turns true.
+pub async fn attend<S, N>(stream: S, api: Arc<Api<N>>, mut stopped: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    N: Service,
+{
     let stopping = stopped.clone();
     let door = Door::new(api.gate().clone());
     let in_hand = door.in_hand.clone();
@@ -210,7 +214,6 @@ async fn attend(
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
-    drop((permit, stopped));
 }
 
 /// Answers one request for which there is no room.
