@@ -67,8 +67,8 @@ use self::problem::{Code, Problem, ProblemCode};
 use self::route::Resource;
 use self::sent::Sent;
 use self::service::Service;
-use crate::clock::Clock;
-use crate::metrics::Metrics;
+use crate::clock::{Clock, Stopwatch};
+use crate::metrics::{Kind, Metrics};
 
 /// Almost every response's body: bytes that are there already. See [`sent`].
 pub type Body = Full<Bytes>;
@@ -124,9 +124,8 @@ pub struct Api<S> {
 /// Notes the end of a request, however it ends.
 struct Finish<'a> {
     metrics: &'a Metrics,
-    clock: &'a dyn Clock,
-    kind: &'static str,
-    begun_us: u64,
+    kind: Kind,
+    begun: Stopwatch,
     outcome: Option<(u16, &'static str)>,
 }
 
@@ -134,10 +133,9 @@ impl Drop for Finish<'_> {
     fn drop(&mut self) {
         // A client that went away is counted under nginx's number for it.
         let (status, code) = self.outcome.unwrap_or((499, "client_gone"));
-        // The wall clock is the finer one; a step of it spoils one figure.
-        let spent_us = self.clock.now().wall_us.saturating_sub(self.begun_us);
+        let seconds = self.begun.elapsed_ns() as f64 / 1e9;
         self.metrics
-            .request_finished(self.kind, status, code, spent_us as f64 / 1e6);
+            .request_finished(self.kind, status, code, seconds);
     }
 }
 
@@ -205,7 +203,7 @@ impl<S: Service> Api<S> {
                 let kind = resource.kind(&method);
                 (Some((resource, captured)), kind)
             }
-            None => (None, "unknown"),
+            None => (None, Kind::Unknown),
         };
         // As loud as what is logged inside it: a filter that lets a warning through
         // must not drop the id of the request that it is about. Requests for items
@@ -221,9 +219,8 @@ impl<S: Service> Api<S> {
         self.metrics.request_started();
         let mut finish = Finish {
             metrics: &self.metrics,
-            clock: &*self.clock,
             kind,
-            begun_us: self.clock.now().wall_us,
+            begun: Stopwatch::start(),
             outcome: None,
         };
         let mut response = self
@@ -269,7 +266,8 @@ impl<S: Service> Api<S> {
                 self.handle(request).await
             }
             _ => {
-                let kind = resource.map_or("unknown", |resource| resource.kind(request.method()));
+                let kind =
+                    resource.map_or(Kind::Unknown, |resource| resource.kind(request.method()));
                 self.refuse(request, kind)
             }
         };
@@ -280,7 +278,7 @@ impl<S: Service> Api<S> {
     }
 
     /// Says that there is no room, without looking any closer.
-    fn refuse(&self, request: Request<Incoming>, kind: &'static str) -> Response<Sent> {
+    fn refuse(&self, request: Request<Incoming>, kind: Kind) -> Response<Sent> {
         let id = self.request_id(&request);
         let (parts, body) = request.into_parts();
         RequestBody::new(&parts.headers, body).discard();

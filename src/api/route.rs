@@ -5,6 +5,7 @@
 use hyper::Method;
 
 use super::path;
+use crate::metrics::Kind;
 
 /// A kind of path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,23 +65,27 @@ impl Resource {
         }
     }
 
-    /// What metrics call a request of this method on this resource.
-    pub fn kind(self, method: &Method) -> &'static str {
+    /// What a request of this method on this resource is counted as.
+    pub fn kind(self, method: &Method) -> Kind {
         match self {
             Resource::Items => match *method {
-                Method::GET => "get",
-                Method::HEAD => "head",
-                Method::PUT => "put",
-                Method::DELETE => "delete",
-                Method::POST => "operation",
-                _ => "unknown",
+                Method::GET => Kind::Get,
+                Method::HEAD => Kind::Head,
+                Method::PUT => Kind::Put,
+                Method::DELETE => Kind::Delete,
+                Method::POST => Kind::Operation,
+                _ => Kind::Unknown,
             },
-            Resource::Tables | Resource::Table => "table",
-            Resource::DryRun => "dry_run",
-            Resource::Reconcilers | Resource::Reconciler | Resource::Rollback => "reconciler",
-            Resource::Cluster | Resource::Leave | Resource::Member | Resource::Ring => "cluster",
-            Resource::Health | Resource::Ready | Resource::Metrics | Resource::OpenApi => "health",
-            Resource::Peer => "peer",
+            Resource::Tables | Resource::Table => Kind::Table,
+            Resource::DryRun => Kind::DryRun,
+            Resource::Reconcilers | Resource::Reconciler | Resource::Rollback => Kind::Reconciler,
+            Resource::Cluster | Resource::Leave | Resource::Member | Resource::Ring => {
+                Kind::Cluster
+            }
+            Resource::Health | Resource::Ready | Resource::Metrics | Resource::OpenApi => {
+                Kind::Health
+            }
+            Resource::Peer => Kind::Peer,
         }
     }
 }
