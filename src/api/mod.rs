@@ -62,6 +62,7 @@ use hyper::{Request, Response, StatusCode};
 use tracing::Instrument;
 
 use self::body::RequestBody;
+use self::path::Segments;
 use self::gate::Gate;
 use self::problem::{Code, Problem, ProblemCode};
 use self::route::Resource;
@@ -223,10 +224,17 @@ impl<S: Service> Api<S> {
             begun: Stopwatch::start(),
             outcome: None,
         };
-        let mut response = self
-            .answer(resource, request)
-            .instrument(span.clone())
-            .await;
+        let mut response = match resource {
+            Some((Resource::Items, captured)) if span.is_none() => {
+                self.answer_item(&captured, request).await
+            }
+            // In a box, because what all else may come to is a large future, which
+            // would be moved about with each request for an item.
+            _ => {
+                let answer = self.answer(resource, request);
+                Box::pin(answer.instrument(span.clone())).await
+            }
+        };
         let status = response.status();
         let code = response
             .extensions()
@@ -309,7 +317,7 @@ impl<S: Service> Api<S> {
 
     async fn answer(
         &self,
-        resource: Option<(Resource, Vec<String>)>,
+        resource: Option<(Resource, Segments<'_>)>,
         request: Request<Incoming>,
     ) -> Response<Sent> {
         let Some((resource, captured)) = resource else {
@@ -321,13 +329,15 @@ impl<S: Service> Api<S> {
             .into_response()
             .map(Sent::from);
         };
-        if resource == Resource::Peer {
-            return (self.peer)(request).await.map(Sent::from);
+        match resource {
+            Resource::Peer => return (self.peer)(request).await.map(Sent::from),
+            Resource::Items => return self.answer_item(&captured, request).await,
+            _ => {}
         }
         let (parts, body) = request.into_parts();
         let body = RequestBody::new(&parts.headers, body);
         let mut call = Call { parts, body };
-        let answer = match (resource, captured.as_slice()) {
+        let answer = match (resource, &*captured) {
             (Resource::DryRun, [table, ..]) => {
                 dry_run::handle(&self.service, table, &mut call).await
             }
@@ -340,15 +350,38 @@ impl<S: Service> Api<S> {
         answer.unwrap_or_else(|problem| problem.into_response().map(Sent::from))
     }
 
-    async fn dispatch(&self, resource: Resource, captured: &[String], call: &mut Call) -> Answer {
-        let captured: Vec<&str> = captured.iter().map(String::as_str).collect();
-        match (resource, captured.as_slice()) {
-            (Resource::Items, [table, keys @ ..]) => {
-                let mut pass = self.gate.enter()?;
-                let answer =
-                    items::handle(&*self.service, &self.metrics, table, keys, call, &mut pass)
-                        .await?;
-                Ok(self.hold(answer).await)
+    /// Answers a request for an item, of which `captured` is what [`route::find`] says.
+    async fn answer_item(&self, captured: &[&str], request: Request<Incoming>) -> Response<Sent> {
+        let [table, _, keys @ ..] = captured else {
+            unreachable!("an item does not capture {captured:?}: see route::find")
+        };
+        let (parts, body) = request.into_parts();
+        let body = RequestBody::new(&parts.headers, body);
+        let mut call = Call { parts, body };
+        let answer = match self.gate.enter() {
+            Ok(mut pass) => {
+                let answer = items::handle(
+                    &*self.service,
+                    &self.metrics,
+                    table,
+                    keys,
+                    &mut call,
+                    &mut pass,
+                );
+                match answer.await {
+                    Ok(answer) => Ok(self.hold(answer).await),
+                    Err(problem) => Err(problem),
+                }
+            Err(problem) => Err(problem),
+        };
+        call.body.discard();
+        answer
+            .unwrap_or_else(Problem::into_response)
+            .map(Sent::from)
+    }
+
+    async fn dispatch(&self, resource: Resource, captured: &[&str], call: &mut Call) -> Answer {
+        match (resource, captured) {
             }
             (Resource::Tables, _) => tables::list(&*self.service, call),
             (Resource::Table, [name, ..]) => tables::handle(&*self.service, name, call).await,
