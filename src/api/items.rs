@@ -19,6 +19,7 @@ use hyper::{HeaderMap, Method, Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 
 use super::gate::Pass;
+use super::headers::JSON;
 use super::problem::{Code, Problem};
 use super::query::{Query, Quorum};
 use super::service::Service;
@@ -29,7 +30,6 @@ use crate::protocol::id::ItemKey;
 use crate::protocol::message::{Ask, ItemRequest, Refusal, Response as Told, ValueResponse};
 use crate::protocol::siblings::SiblingSet;
 
-const JSON: &str = "application/json";
 const MULTIPART: &str = "multipart/mixed";
 
 /// The methods of an item in a table of values, and in one of a data type.
@@ -376,7 +376,7 @@ fn represent_value(
     put_token(&mut response, Some(token));
     let fields = response.headers_mut();
     fields.insert(ETAG, etag);
-    fields.insert(headers::SIBLINGS, HeaderValue::from(value.siblings));
+    fields.insert(headers::SIBLINGS, headers::count(value.siblings as usize));
     if let Some((name, digest)) = &value.folded_by {
         fields.insert(
             headers::RECONCILER,
@@ -407,12 +407,12 @@ fn represent_siblings(
             "the item has siblings, which are shown as application/json or multipart/mixed",
         )
         .with(headers::CONTEXT, token::header(token))
-        .with(headers::SIBLINGS, HeaderValue::from(set.len())));
+        .with(headers::SIBLINGS, headers::count(set.len())));
     };
     let mut response = Response::new(Body::default());
     let fields = response.headers_mut();
     fields.insert(headers::CONTEXT, token::header(token.clone()));
-    fields.insert(headers::SIBLINGS, HeaderValue::from(set.len()));
+    fields.insert(headers::SIBLINGS, headers::count(set.len()));
     fields.insert(VARY, HeaderValue::from_static("Accept"));
     if let Some(reason) = reason {
         fields.insert(headers::RECONCILE_ERROR, headers::text(reason));

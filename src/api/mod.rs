@@ -46,7 +46,6 @@ pub mod tables;
 mod tests;
 pub mod token;
 
-use std::fmt::Write;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -62,8 +61,8 @@ use hyper::{Request, Response, StatusCode};
 use tracing::Instrument;
 
 use self::body::RequestBody;
-use self::path::Segments;
 use self::gate::Gate;
+use self::path::Segments;
 use self::problem::{Code, Problem, ProblemCode};
 use self::route::Resource;
 use self::sent::Sent;
@@ -372,6 +371,7 @@ impl<S: Service> Api<S> {
                     Ok(answer) => Ok(self.hold(answer).await),
                     Err(problem) => Err(problem),
                 }
+            }
             Err(problem) => Err(problem),
         };
         call.body.discard();
@@ -382,7 +382,6 @@ impl<S: Service> Api<S> {
 
     async fn dispatch(&self, resource: Resource, captured: &[&str], call: &mut Call) -> Answer {
         match (resource, captured) {
-            }
             (Resource::Tables, _) => tables::list(&*self.service, call),
             (Resource::Table, [name, ..]) => tables::handle(&*self.service, name, call).await,
             (Resource::Reconcilers, _) => reconcilers::list(&*self.service, call),
@@ -408,7 +407,8 @@ impl<S: Service> Api<S> {
 
     /// Counts an answer's bytes until they have left.
     async fn hold(&self, answer: Response<Body>) -> Response<Body> {
-        if answer.body().is_end_stream() {
+        let size = answer.body().size_hint();
+        if size.exact().is_some_and(|bytes| !Gate::counts(bytes)) {
             return answer;
         }
         let (parts, body) = answer.into_parts();
@@ -430,11 +430,27 @@ impl<S: Service> Api<S> {
         if let Some(id) = sane {
             return id.clone();
         }
-        let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        let mut id = String::with_capacity(self.id_prefix.len() + MAX_NUMBER_DIGITS);
-        write!(id, "{}{number}", self.id_prefix).expect("writing to a String does not fail");
+        let mut digits = [0; MAX_NUMBER_DIGITS];
+        let number = decimal(self.requests.fetch_add(1, Ordering::Relaxed), &mut digits);
+        let mut id = Vec::with_capacity(self.id_prefix.len() + number.len());
+        id.extend_from_slice(self.id_prefix.as_bytes());
+        id.extend_from_slice(number);
         // Names are letters, digits, dots, hyphens and underscores.
         HeaderValue::from_maybe_shared(Bytes::from(id)).unwrap_or(HeaderValue::from_static("?"))
+    }
+}
+
+/// A number in decimal. Each request has one, which is why this does without the
+/// machinery of formatting.
+fn decimal(mut number: u64, digits: &mut [u8; MAX_NUMBER_DIGITS]) -> &[u8] {
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[first..];
+        }
     }
 }
 

@@ -172,6 +172,17 @@ impl Server {
 }
 
 #[test]
+fn numbers_are_written_in_decimal() {
+    for number in [0, 9, 10, 1_234_567_890, u64::MAX] {
+        let mut digits = [0; super::MAX_NUMBER_DIGITS];
+        assert_eq!(
+            super::decimal(number, &mut digits),
+            number.to_string().as_bytes()
+        );
+    }
+}
+
+#[test]
 fn counting_is_shared() {
     // Metrics are behind an Arc, and the API is used from many tasks at once.
     fn shared<T: Send + Sync>() {}
