@@ -213,6 +213,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_long_does_not_pass_for_an_operation() {
+        let (_, captured) = find("/v1/tables/t/items/a/b/operations/c").expect("an item's");
+        assert_eq!(*captured, ["t", "items", "a", "b", "operations", "c"]);
+    }
+
+    #[test]
     fn allow_says_what_is_allowed() {
         for (_, resource, _) in PUBLISHED {
             let (methods, allow) = resource.methods();
