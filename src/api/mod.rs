@@ -50,6 +50,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -58,6 +59,7 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioTimer;
 use tracing::Instrument;
 
 use self::body::RequestBody;
@@ -81,6 +83,9 @@ pub type PeerHandler = Box<
 /// The largest head of a request, in bytes: the longest path (three bytes for
 /// each of two keys) and the longest token fit, with room for other headers.
 pub const MAX_REQUEST_HEAD_BYTES: usize = 128 << 10;
+/// How long a client may take over the head of a request, and stay idle between
+/// two: idle connections cost little, so this is what load balancers expect.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// The longest request id that is taken over from a client, in bytes: it is
 /// written to every line of the log.
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -144,8 +149,8 @@ impl Drop for Finish<'_> {
 pub fn connection() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        // No `header_read_timeout`: it makes a timer for each request and takes it
-        // back. `server/connections.rs` has one for each connection.
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
         // No `pipeline_flush`: it keeps an answer back while anything at all is
         // unread, so that half a next request holds up the answer to the last one,
         // and what hyper says of a malformed request never leaves.

@@ -7,8 +7,7 @@
 //! closed unread. Peers and probes are served among them: a node with too many
 //! clients must not drop out of its cluster. A client that takes nothing of its
 //! answer for [`MAX_STALL`] loses its connection, because the answer is held in
-//! memory until then; one that sends no whole head of a request for
-//! [`patience::MAX_SILENCE`] loses it too.
+//! memory until then.
 //!
 //! Everything that a node serves, it serves on threads of its own ([`Serving`]).
 
@@ -20,12 +19,10 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -34,7 +31,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::api::sent::Sent;
 use crate::api::service::Service;
 use crate::api::{self, Api};
 use crate::node::Node;
@@ -175,40 +171,6 @@ struct Attended<A> {
     in_hand: Arc<AtomicBool>,
 }
 
-/// The body of an answer, whose request is in hand until all of it was taken.
-struct Leaving<A> {
-    body: Sent,
-    attended: Option<Arc<Attended<A>>>,
-}
-
-impl<A> Drop for Leaving<A> {
-    fn drop(&mut self) {
-        if let Some(attended) = &self.attended {
-            attended.in_hand.store(false, Ordering::Relaxed);
-        }
-    }
-}
-
-impl<A> Body for Leaving<A> {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 /// What `work` comes to; nothing when the server stops before it is done. Neither
 /// receiver has seen any word yet.
 ///
@@ -262,11 +224,9 @@ where
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(response.map(|body| Leaving {
-                body,
-                // A peer's connection is not held up at the gate of clients.
-                attended: (!stays).then_some(attended),
-            }))
+            // A peer's connection is not held up at the gate of clients.
+            attended.in_hand.store(stays, Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
         }
     });
     let connection = api::connection()
@@ -307,9 +267,6 @@ async fn turn_away(stream: TcpStream, api: Arc<Api<Node>>, permit: OwnedSemaphor
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::Full;
-    use tokio::sync::mpsc;
-
     use super::*;
 
     #[test]
@@ -318,32 +275,6 @@ mod tests {
         assert_eq!(room_with(1024), 1024 - OWN_FILES - MAX_TURNED_AWAY);
         assert!((1..256).contains(&room_with(256)));
         assert!(room_with(0) >= 1);
-    }
-
-    #[test]
-    fn a_request_is_in_hand_until_its_answer_was_taken() {
-        let attended = Arc::new(Attended {
-            api: (),
-            stopping: watch::channel(false).1,
-            in_hand: Arc::new(AtomicBool::new(true)),
-        });
-        let is_in_hand = || attended.in_hand.load(Ordering::Relaxed);
-        let of_peer = Leaving::<()> {
-            body: Sent::Whole(Full::default()),
-            attended: None,
-        };
-        drop(of_peer);
-        assert!(is_in_hand(), "a peer's connection has no other request");
-        let (_lines, sent) = mpsc::channel(1);
-        let mut leaving = Leaving {
-            body: Sent::Lines(sent),
-            attended: Some(attended.clone()),
-        };
-        let mut context = Context::from_waker(Waker::noop());
-        assert!(Pin::new(&mut leaving).poll_frame(&mut context).is_pending());
-        assert!(is_in_hand(), "there are lines to come");
-        drop(leaving);
-        assert!(!is_in_hand());
     }
 
     #[tokio::test]

@@ -2,9 +2,7 @@
 //!
 //! Promises: nothing of a next request is read while the gate has no room, for
 //! [`gate::MAX_WAIT`] at most; a client that takes nothing of its answer for
-//! [`MAX_STALL`], or sends no whole head of a request for [`MAX_SILENCE`], gets an
-//! error of the stream, which ends its connection. No timer is set or taken back for
-//! a request that waits for none of these.
+//! [`MAX_STALL`] gets an error of the stream, which ends its connection.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -24,10 +22,6 @@ use crate::api::gate::{self, Gate};
 /// system's buffers hold do not count, so a client at the far end of a slow line
 /// is not meant by this.
 pub const MAX_STALL: Duration = Duration::from_secs(20);
-/// How long a client may take over the head of a request, and stay idle between
-/// two: idle connections cost little, so this is what load balancers expect.
-const MAX_SILENCE: Duration = Duration::from_secs(75);
-
 /// Where a connection waits before it reads its next request: until there is room for
 /// it, or it has waited for long enough.
 pub(super) struct Door {
@@ -84,70 +78,28 @@ impl Door {
     }
 }
 
-/// How long a client has left the server without the whole head of a request.
-///
-/// The timer is not set anew for each request: when it goes off, it is looked whether
-/// as much time has passed since the last one.
-struct Silence {
-    since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-    max: Duration,
-}
-
-impl Silence {
-    fn new() -> Self {
-        Silence {
-            since: None,
-            timer: None,
-            max: MAX_SILENCE,
-        }
-    }
-
-    /// A request is in hand, or its answer is leaving.
-    fn end(&mut self) {
-        self.since = None;
-    }
-
-    /// Ready when it has lasted for too long.
-    fn poll_too_long(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let deadline = *self.since.get_or_insert_with(Instant::now) + self.max;
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        while timer.as_mut().poll(context).is_ready() {
-            if timer.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(deadline);
-        }
-        Poll::Pending
-    }
-}
-
 /// A connection that reads when its door is open, if it has one, and gives up when
-/// nothing can be written for [`MAX_STALL`], or no request comes for [`MAX_SILENCE`].
+/// nothing can be written for [`MAX_STALL`].
 pub(super) struct Impatient<S> {
     stream: S,
     door: Option<Door>,
-    silence: Silence,
     /// Runs while a write waits.
     stall: Option<Pin<Box<Sleep>>>,
     max_stall: Duration,
 }
 
 impl<S> Impatient<S> {
-    /// One that is never silent, and never held up at a door.
+    /// One that is never held up at a door.
     pub(super) fn new(stream: S) -> Self {
         Impatient {
             stream,
             door: None,
-            silence: Silence::new(),
             stall: None,
             max_stall: MAX_STALL,
         }
     }
 
-    /// One that asks at this door, and may not be silent for too long.
+    /// One that asks at this door.
     pub(super) fn with(mut self, door: Door) -> Self {
         self.door = Some(door);
         self
@@ -189,14 +141,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
         ready!(door.poll_open(context));
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
         door.note_read(read.is_pending());
-        if door.in_hand.load(Ordering::Relaxed) {
-            this.silence.end();
-        } else if read.is_pending() && this.silence.poll_too_long(context).is_ready() {
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "no request came in time",
-            )));
-        }
         read
     }
 }
@@ -207,7 +151,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.silence.end();
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.watch(context, written)
     }
@@ -230,7 +173,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
         context: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.silence.end();
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
         self.watch(context, written)
     }
@@ -238,9 +180,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -287,70 +227,6 @@ mod tests {
         near.read_exact(&mut byte).await.expect("read");
         assert_eq!(&byte, b"c");
         idling.abort();
-    }
-
-    #[tokio::test]
-    async fn who_asks_nothing_is_given_up() {
-        let silent = |max_ms| {
-            let (near, far) = tokio::io::duplex(64);
-            let mut near = Impatient::new(near).with(Door::new(Arc::new(Gate::new(1))));
-            near.silence.max = Duration::from_millis(max_ms);
-            (near, far)
-        };
-        let given_up = |error: io::Error| assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        let mut bytes = [0; 8];
-        let (mut near, _far) = silent(20);
-        given_up(near.read(&mut bytes).await.expect_err("nothing comes"));
-        // Bytes that make no request do not count, however often some come, and
-        // neither does that there was nothing to be written.
-        let (mut near, mut far) = silent(200);
-        let dribbling = tokio::spawn(async move {
-            while far.write_all(b"a").await.is_ok() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        let mut read = Ok(1);
-        for _ in 0..5_000 {
-            near.flush().await.expect("there is nothing");
-            read = near.read(&mut bytes).await;
-            if read.is_err() {
-                break;
-            }
-        }
-        given_up(read.expect_err("it is given up all the same"));
-        drop(near);
-        dribbling.await.expect("it is told");
-    }
-
-    #[tokio::test]
-    async fn silence_begins_anew_with_each_request() {
-        let (near, mut far) = tokio::io::duplex(64);
-        let door = Door::new(Arc::new(Gate::new(1)));
-        let in_hand = door.in_hand.clone();
-        let mut near = Impatient::new(near).with(door);
-        let read = |near: &mut Impatient<DuplexStream>| {
-            let mut bytes = [0; 8];
-            let mut buffer = ReadBuf::new(&mut bytes);
-            let mut context = Context::from_waker(Waker::noop());
-            Pin::new(near).poll_read(&mut context, &mut buffer)
-        };
-        near.silence.max = Duration::from_secs(600);
-        assert!(read(&mut near).is_pending());
-        let first = near.silence.since.expect("it is silent");
-        // A request is in hand, for longer than its client may be silent.
-        in_hand.store(true, Ordering::Relaxed);
-        near.silence.timer = Some(Box::pin(tokio::time::sleep(Duration::ZERO)));
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        assert!(read(&mut near).is_pending());
-        assert!(near.silence.since.is_none(), "it is not silent");
-        // Its answer leaves, and the client is silent again: from now on.
-        in_hand.store(false, Ordering::Relaxed);
-        assert!(read(&mut near).is_pending());
-        near.write_all(b"answer").await.expect("it fits");
-        far.read_exact(&mut [0; 6]).await.expect("it comes");
-        assert!(near.silence.since.is_none(), "its answer was leaving");
-        assert!(read(&mut near).is_pending());
-        assert!(near.silence.since.expect("it is silent") > first);
     }
 
     #[tokio::test]
