@@ -16,20 +16,18 @@
 //! | `kinfold_store_queue_depth` | gauge | `queue` (`write`, `read`) |
 //! | `kinfold_store_batch_changes` | histogram | |
 //!
-//! `kind` of a request is `get`, `head`, `put`, `delete`, `operation`, `table`,
-//! `reconciler`, `cluster`, `health`, `peer` or `unknown`; `code` is the problem's
+//! `kind` of a request is one of [`Kind`]; `code` is the problem's
 //! and empty when there was none. Promises: counting never blocks for long and
 //! never fails; labels come from bounded sets (paths and keys are none).
 //!
 //! What others count already is handed to [`Metrics::text`] as [`Family`] values.
 
+mod requests;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family as Labelled;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
@@ -40,6 +38,9 @@ use crate::reconcile::ModuleFigures;
 use crate::reconcile::quarantine::Trouble;
 use crate::store::Figures;
 
+pub use self::requests::Kind;
+use self::requests::Requests;
+
 /// Bounds of the latency histograms, in seconds: from a read out of memory to
 /// beyond the default timeout, each a little over double the last.
 const LATENCY_SECONDS: [f64; 14] = [
@@ -48,23 +49,10 @@ const LATENCY_SECONDS: [f64; 14] = [
 /// Bounds of the histogram of siblings per read.
 const SIBLINGS: [f64; 8] = [1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    kind: &'static str,
-    status: u16,
-    code: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabels {
-    kind: &'static str,
-}
-
 /// A node's counters.
 pub struct Metrics {
     registry: Registry,
-    requests: Labelled<RequestLabels, Counter>,
-    request_seconds: Labelled<KindLabels, Histogram>,
+    requests: Requests,
     in_flight: Gauge,
     read_siblings: Histogram,
     fold_seconds: Histogram,
@@ -84,14 +72,7 @@ impl Metrics {
     /// Counters that stand at nothing.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("kinfold");
-        let requests = Labelled::default();
-        registry.register("requests", "HTTP requests answered", requests.clone());
-        let request_seconds = Labelled::<KindLabels, Histogram>::new_with_constructor(latency);
-        registry.register(
-            "request_seconds",
-            "How long HTTP requests took",
-            request_seconds.clone(),
-        );
+        let requests = Requests::new(&mut registry);
         let in_flight = Gauge::default();
         registry.register(
             "requests_in_flight",
@@ -113,7 +94,6 @@ impl Metrics {
         Metrics {
             registry,
             requests,
-            request_seconds,
             in_flight,
             read_siblings,
             fold_seconds,
@@ -126,28 +106,15 @@ impl Metrics {
     }
 
     /// A request was answered, or its client went away (status 499).
-    pub fn request_finished(
-        &self,
-        kind: &'static str,
-        status: u16,
-        code: &'static str,
-        seconds: f64,
-    ) {
+    pub fn request_finished(&self, kind: Kind, status: u16, code: &'static str, seconds: f64) {
         self.in_flight.dec();
-        self.requests
-            .get_or_create(&RequestLabels { kind, status, code })
-            .inc();
-        self.request_seconds
-            .get_or_create(&KindLabels { kind })
-            .observe(seconds);
+        self.requests.count(kind, status, code);
+        self.requests.observe(kind, seconds);
     }
 
     /// A request was refused with 503 before anything was done for it.
-    pub fn request_refused(&self, kind: &'static str, code: &'static str) {
-        let status = 503;
-        self.requests
-            .get_or_create(&RequestLabels { kind, status, code })
-            .inc();
+    pub fn request_refused(&self, kind: Kind, code: &'static str) {
+        self.requests.count(kind, 503, code);
     }
 
     /// A client's read met this many siblings.
@@ -505,7 +472,15 @@ mod tests {
         let metrics = Metrics::new();
         metrics.request_started();
         metrics.request_started();
-        metrics.request_finished("put", 503, "quorum_unmet", 0.02);
+        metrics.request_finished(Kind::Put, 503, "quorum_unmet", 0.02);
+        let spent = [(Kind::Get, 200), (Kind::Get, 204), (Kind::Get, 200)];
+        for (kind, status) in spent {
+            metrics.request_started();
+            metrics.request_finished(kind, status, "", 0.02);
+        }
+        metrics.request_started();
+        metrics.request_finished(Kind::Unknown, 200, "", 0.02);
+        metrics.request_refused(Kind::Get, "overloaded");
         metrics.read_siblings(3);
         metrics.fold_finished(0.001);
         let figures = Figures {
@@ -546,6 +521,11 @@ mod tests {
         for line in [
             "kinfold_requests_total{kind=\"put\",status=\"503\",code=\"quorum_unmet\"} 1",
             "kinfold_request_seconds_bucket{le=\"0.025\",kind=\"put\"} 1",
+            "kinfold_requests_total{kind=\"get\",status=\"200\",code=\"\"} 2",
+            "kinfold_requests_total{kind=\"get\",status=\"204\",code=\"\"} 1",
+            "kinfold_requests_total{kind=\"get\",status=\"503\",code=\"overloaded\"} 1",
+            "kinfold_requests_total{kind=\"unknown\",status=\"200\",code=\"\"} 1",
+            "kinfold_request_seconds_count{kind=\"get\"} 3",
             "kinfold_requests_in_flight 1",
             "kinfold_quorums_total{outcome=\"met\"} 6",
             "kinfold_folds_total{for=\"write\"} 4",
@@ -564,6 +544,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
         }
+        // What never happened is not shown.
+        assert_eq!(text.matches("kinfold_requests_total{").count(), 5, "{text}");
+        assert_eq!(text.matches("kinfold_request_seconds_count{").count(), 3);
         assert!(text.ends_with("# EOF\n"));
         assert_eq!(text.matches("# EOF").count(), 1);
     }

@@ -7,7 +7,7 @@
 //! cleanly; a disk that did not take a sync ends the process with
 //! [`EXIT_FAILED_SYNC`] before anyone is answered. `connections.rs` accepts.
 
-mod connections;
+pub mod connections;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -539,7 +539,7 @@ fn percent_encoded_paths() {
         |text| {
             let text = std::str::from_utf8(text).expect("it was made text");
             assert!(path::shorten(text).len() <= text.len());
-            for segment in path::segments(text) {
+            for segment in path::segments(text).iter() {
                 let keys = [path::partition_key(segment), path::sort_key(segment)];
                 let decoded = path::decode(segment).ok();
                 for key in keys.into_iter().flatten() {

@@ -2,15 +2,15 @@
 //!
 //! Promises: a scene does the same work each time, from the same inputs; what it
 //! needs is made before it is measured and dropped afterwards. `parts` measures
-//! scenes in seconds, `instructions` in instructions. Not measured: HTTP towards
-//! clients, the kernel and the scheduler; `load` and `kinfold bench` put load on
-//! whole nodes.
+//! scenes in seconds, `instructions` in instructions. Not measured: the kernel and
+//! the scheduler; `load` and `kinfold bench` put load on whole nodes.
 
 // Each bench compiles this folder and uses a part of it.
 #![allow(dead_code)]
 
 pub mod causality;
 pub mod frames;
+pub mod http;
 pub mod node;
 pub mod processor;
 pub mod protocol;
@@ -93,7 +93,8 @@ impl Scene {
 
 /// The scenes whose instructions are counted: every part of a put and of a get.
 pub fn counted() -> Vec<Scene> {
-    let mut scenes = causality::scenes();
+    let mut scenes = http::scenes();
+    scenes.extend(causality::scenes());
     scenes.extend(frames::scenes());
     scenes.extend(storage::row_scenes());
     scenes.extend(storage::counted_scenes());

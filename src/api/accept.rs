@@ -6,7 +6,7 @@
 //! not compared.
 
 use hyper::HeaderMap;
-use hyper::header::ACCEPT;
+use hyper::header::{ACCEPT, HeaderValue};
 
 /// The most ranges that are looked at: browsers send under ten.
 const MAX_RANGES: usize = 64;
@@ -100,13 +100,15 @@ pub fn best<'a>(headers: &HeaderMap, offered: &[&'a str]) -> Option<&'a str> {
 /// form of the siblings (`multipart/mixed`): it is given the value all the same,
 /// as RFC 9110 allows, unless it rules it out.
 pub fn rules_out(headers: &HeaderMap, media_type: &str) -> bool {
-    quality(&ranges(headers), media_type) == Some(0)
+    // Only a quality of nothing rules anything out, and no quality comes without this.
+    let has_parameters = |value: &HeaderValue| value.as_bytes().contains(&b';');
+    headers.get_all(ACCEPT).iter().any(has_parameters)
+        && quality(&ranges(headers), media_type) == Some(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::HeaderValue;
 
     const OFFERED: [&str; 2] = ["application/json", "multipart/mixed"];
 

@@ -7,7 +7,8 @@
 //! server that closes on unread bytes makes many clients lose the answer to a
 //! reset.
 
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -106,14 +107,25 @@ impl RequestBody {
                 whole.freeze()
             })
         };
-        let read = tokio::time::timeout(READ_TIMEOUT, all)
-            .await
-            .unwrap_or_else(|_| {
-                Err(Problem::new(
-                    Code::RequestTimeout,
-                    format_args!("the body did not come within {} s", READ_TIMEOUT.as_secs()),
-                ))
-            });
+        let read = {
+            let mut all = pin!(all);
+            let at_once = poll_fn(|context| Poll::Ready(all.as_mut().poll(context))).await;
+            match at_once {
+                // Most bodies come with their heads: no timer is made for them.
+                Poll::Ready(read) => read,
+                Poll::Pending => tokio::time::timeout(READ_TIMEOUT, all)
+                    .await
+                    .unwrap_or_else(|_| {
+                        Err(Problem::new(
+                            Code::RequestTimeout,
+                            format_args!(
+                                "the body did not come within {} s",
+                                READ_TIMEOUT.as_secs()
+                            ),
+                        ))
+                    }),
+            }
+        };
         if read.is_ok() {
             self.incoming = None;
         }

@@ -49,7 +49,7 @@ pub const MAX_ITEM_REQUESTS: u64 = 1024;
 pub const MAX_ITEM_BYTES: u64 = 64 << 20;
 /// Answers up to this size are not counted: what a connection holds of them is
 /// less than its own buffers.
-const SMALL_ANSWER_BYTES: usize = 4 << 10;
+const SMALL_ANSWER_BYTES: u64 = 4 << 10;
 
 /// How long a connection leaves its next request unread for want of room. Each one
 /// that is refused costs as much as a quarter of one that is carried out, so that a
@@ -173,9 +173,14 @@ impl Gate {
         self.refused.swap(0, Ordering::Relaxed)
     }
 
+    /// Whether an answer of so many bytes counts.
+    pub fn counts(bytes: u64) -> bool {
+        bytes > SMALL_ANSWER_BYTES
+    }
+
     /// An answer's bytes, counted for as long as they are there.
     pub fn hold(&self, bytes: Bytes) -> Bytes {
-        if bytes.len() <= SMALL_ANSWER_BYTES {
+        if !Self::counts(bytes.len() as u64) {
             return bytes;
         }
         self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -249,7 +254,7 @@ mod tests {
     #[test]
     fn answers_count_until_they_are_gone() {
         let gate = Gate::new(3);
-        let small = gate.hold(Bytes::from(vec![1; SMALL_ANSWER_BYTES]));
+        let small = gate.hold(Bytes::from(vec![1; SMALL_ANSWER_BYTES as usize]));
         assert_eq!(gate.bytes.load(Ordering::Relaxed), 0);
         let large = gate.hold(Bytes::from(vec![2; MAX_ITEM_BYTES as usize]));
         assert_eq!((small[0], large[0]), (1, 2));

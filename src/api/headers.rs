@@ -22,6 +22,8 @@ pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-a
 
 /// The type of bytes about which nobody said anything.
 pub const OCTET_STREAM: &str = "application/octet-stream";
+/// The type of siblings, and of many values.
+pub const JSON: &str = "application/json";
 
 /// The longest content type that is stored, in bytes: it is kept with every
 /// version and travels with it. RFC 6838 allows names of 127 + 1 + 127.
@@ -48,9 +50,23 @@ pub fn text(text: &str) -> HeaderValue {
 /// A stored content type as a header. A module may have named one that no header
 /// can hold: then nothing is said about the bytes.
 pub fn content_type(stored: &str) -> HeaderValue {
-    match HeaderValue::from_str(stored) {
-        Ok(value) if !value.is_empty() => value,
-        _ => HeaderValue::from_static(OCTET_STREAM),
+    match stored {
+        // What most values are need be neither checked nor copied.
+        JSON => const { HeaderValue::from_static(JSON) },
+        OCTET_STREAM => const { HeaderValue::from_static(OCTET_STREAM) },
+        _ => match HeaderValue::from_str(stored) {
+            Ok(value) if !value.is_empty() => value,
+            _ => const { HeaderValue::from_static(OCTET_STREAM) },
+        },
+    }
+}
+
+/// How many siblings there were, as a header.
+pub fn count(siblings: usize) -> HeaderValue {
+    match siblings {
+        // Hardly anything else is ever said.
+        1 => const { HeaderValue::from_static("1") },
+        more => HeaderValue::from(more),
     }
 }
 

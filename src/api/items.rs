@@ -5,6 +5,7 @@
 //! `/{pk}/{sk}/operations`. A POST always means operations; an item whose sort
 //! key is `operations` is reached by the other methods.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use hyper::{HeaderMap, Method, Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 
 use super::gate::Pass;
+use super::headers::JSON;
 use super::problem::{Code, Problem};
 use super::query::{Query, Quorum};
 use super::service::Service;
@@ -28,7 +30,6 @@ use crate::protocol::id::ItemKey;
 use crate::protocol::message::{Ask, ItemRequest, Refusal, Response as Told, ValueResponse};
 use crate::protocol::siblings::SiblingSet;
 
-const JSON: &str = "application/json";
 const MULTIPART: &str = "multipart/mixed";
 
 /// The methods of an item in a table of values, and in one of a data type.
@@ -36,10 +37,10 @@ const ALLOW_VALUES: &str = "GET, HEAD, PUT, DELETE";
 const ALLOW_OPERATIONS: &str = "GET, HEAD, DELETE";
 
 /// What a path below `items` names, once the table is known.
-struct Target {
+struct Target<'a> {
     table: Arc<Table>,
     key: ItemKey,
-    partition_key: Vec<u8>,
+    partition_key: Cow<'a, [u8]>,
     operations: bool,
 }
 
@@ -52,8 +53,8 @@ pub async fn handle<S: Service>(
     call: &mut Call,
     pass: &mut Pass<'_>,
 ) -> Answer {
-    let table = path::name(table)?
-        .and_then(|name| service.tables().get(name.as_str()).cloned())
+    let table = path::text(table)?
+        .and_then(|name| service.tables().get(&*name).cloned())
         .ok_or_else(|| match service.readiness() {
             Ok(()) => Problem::no_such_table(),
             // A node that has not heard of the cluster's tables yet must not
@@ -87,7 +88,7 @@ fn allowed(table: &Table) -> &'static str {
     }
 }
 
-fn target(table: Arc<Table>, keys: &[&str], method: &Method) -> Result<Target, Problem> {
+fn target<'a>(table: Arc<Table>, keys: &[&'a str], method: &Method) -> Result<Target<'a>, Problem> {
     let posts = *method == Method::POST;
     let (partition_key, sort_key, operations) = match (table.definition.sort_keys, keys) {
         (false, [partition_key]) => (partition_key, None, false),
@@ -133,7 +134,7 @@ fn target(table: Arc<Table>, keys: &[&str], method: &Method) -> Result<Target, P
     })
 }
 
-impl Target {
+impl Target<'_> {
     async fn ask<S: Service>(&self, service: &S, quorum: Quorum, ask: Ask) -> Told {
         let partition = service.partition(&self.table.name, &self.partition_key);
         service
@@ -156,7 +157,12 @@ impl Target {
     }
 }
 
-async fn get<S: Service>(service: &S, metrics: &Metrics, target: &Target, parts: &Parts) -> Answer {
+async fn get<S: Service>(
+    service: &S,
+    metrics: &Metrics,
+    target: &Target<'_>,
+    parts: &Parts,
+) -> Answer {
     let query = Query::parse(
         parts.uri.query(),
         &["r", "w", "quorum", "timeout_ms", "siblings", "explain"],
@@ -191,7 +197,7 @@ async fn get<S: Service>(service: &S, metrics: &Metrics, target: &Target, parts:
 
 async fn put<S: Service>(
     service: &S,
-    target: &Target,
+    target: &Target<'_>,
     call: &mut Call,
     pass: &mut Pass<'_>,
 ) -> Answer {
@@ -252,7 +258,7 @@ async fn put<S: Service>(
     Ok(response)
 }
 
-async fn delete<S: Service>(service: &S, target: &Target, parts: &Parts) -> Answer {
+async fn delete<S: Service>(service: &S, target: &Target<'_>, parts: &Parts) -> Answer {
     let query = Query::parse(parts.uri.query(), &Quorum::PARAMETERS)?;
     let quorum = Quorum::of(&query, &target.table.definition)?;
     refuse_conditional_write(&parts.headers)?;
@@ -263,7 +269,7 @@ async fn delete<S: Service>(service: &S, target: &Target, parts: &Parts) -> Answ
 
 async fn operate<S: Service>(
     service: &S,
-    target: &Target,
+    target: &Target<'_>,
     call: &mut Call,
     pass: &mut Pass<'_>,
 ) -> Answer {
@@ -302,7 +308,7 @@ enum Done {
 }
 
 /// What a client is told, as a response.
-fn represent(target: &Target, request: &HeaderMap, told: Told, done: Done) -> Answer {
+fn represent(target: &Target<'_>, request: &HeaderMap, told: Told, done: Done) -> Answer {
     match told {
         Told::Value(value) => represent_value(target, request, value, done),
         Told::Siblings { set, .. } if set.is_empty() => Err(absent()),
@@ -346,7 +352,7 @@ fn put_token(response: &mut Response<Body>, token: Option<String>) {
 }
 
 fn represent_value(
-    target: &Target,
+    target: &Target<'_>,
     request: &HeaderMap,
     value: ValueResponse,
     done: Done,
@@ -370,7 +376,7 @@ fn represent_value(
     put_token(&mut response, Some(token));
     let fields = response.headers_mut();
     fields.insert(ETAG, etag);
-    fields.insert(headers::SIBLINGS, HeaderValue::from(value.siblings));
+    fields.insert(headers::SIBLINGS, headers::count(value.siblings as usize));
     if let Some((name, digest)) = &value.folded_by {
         fields.insert(
             headers::RECONCILER,
@@ -387,7 +393,7 @@ fn represent_value(
 }
 
 fn represent_siblings(
-    target: &Target,
+    target: &Target<'_>,
     request: &HeaderMap,
     set: &SiblingSet,
     reason: Option<&str>,
@@ -401,12 +407,12 @@ fn represent_siblings(
             "the item has siblings, which are shown as application/json or multipart/mixed",
         )
         .with(headers::CONTEXT, token::header(token))
-        .with(headers::SIBLINGS, HeaderValue::from(set.len())));
+        .with(headers::SIBLINGS, headers::count(set.len())));
     };
     let mut response = Response::new(Body::default());
     let fields = response.headers_mut();
     fields.insert(headers::CONTEXT, token::header(token.clone()));
-    fields.insert(headers::SIBLINGS, HeaderValue::from(set.len()));
+    fields.insert(headers::SIBLINGS, headers::count(set.len()));
     fields.insert(VARY, HeaderValue::from_static("Accept"));
     if let Some(reason) = reason {
         fields.insert(headers::RECONCILE_ERROR, headers::text(reason));

@@ -46,7 +46,6 @@ pub mod tables;
 mod tests;
 pub mod token;
 
-use std::fmt::Write;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -65,12 +64,13 @@ use tracing::Instrument;
 
 use self::body::RequestBody;
 use self::gate::Gate;
+use self::path::Segments;
 use self::problem::{Code, Problem, ProblemCode};
 use self::route::Resource;
 use self::sent::Sent;
 use self::service::Service;
-use crate::clock::Clock;
-use crate::metrics::Metrics;
+use crate::clock::{Clock, Stopwatch};
+use crate::metrics::{Kind, Metrics};
 
 /// Almost every response's body: bytes that are there already. See [`sent`].
 pub type Body = Full<Bytes>;
@@ -129,9 +129,8 @@ pub struct Api<S> {
 /// Notes the end of a request, however it ends.
 struct Finish<'a> {
     metrics: &'a Metrics,
-    clock: &'a dyn Clock,
-    kind: &'static str,
-    begun_us: u64,
+    kind: Kind,
+    begun: Stopwatch,
     outcome: Option<(u16, &'static str)>,
 }
 
@@ -139,10 +138,9 @@ impl Drop for Finish<'_> {
     fn drop(&mut self) {
         // A client that went away is counted under nginx's number for it.
         let (status, code) = self.outcome.unwrap_or((499, "client_gone"));
-        // The wall clock is the finer one; a step of it spoils one figure.
-        let spent_us = self.clock.now().wall_us.saturating_sub(self.begun_us);
+        let seconds = self.begun.elapsed_ns() as f64 / 1e9;
         self.metrics
-            .request_finished(self.kind, status, code, spent_us as f64 / 1e6);
+            .request_finished(self.kind, status, code, seconds);
     }
 }
 
@@ -210,7 +208,7 @@ impl<S: Service> Api<S> {
                 let kind = resource.kind(&method);
                 (Some((resource, captured)), kind)
             }
-            None => (None, "unknown"),
+            None => (None, Kind::Unknown),
         };
         // As loud as what is logged inside it: a filter that lets a warning through
         // must not drop the id of the request that it is about. Requests for items
@@ -226,15 +224,21 @@ impl<S: Service> Api<S> {
         self.metrics.request_started();
         let mut finish = Finish {
             metrics: &self.metrics,
-            clock: &*self.clock,
             kind,
-            begun_us: self.clock.now().wall_us,
+            begun: Stopwatch::start(),
             outcome: None,
         };
-        let mut response = self
-            .answer(resource, request)
-            .instrument(span.clone())
-            .await;
+        let mut response = match resource {
+            Some((Resource::Items, captured)) if span.is_none() => {
+                self.answer_item(&captured, request).await
+            }
+            // In a box, because what all else may come to is a large future, which
+            // would be moved about with each request for an item.
+            _ => {
+                let answer = self.answer(resource, request);
+                Box::pin(answer.instrument(span.clone())).await
+            }
+        };
         let status = response.status();
         let code = response
             .extensions()
@@ -274,7 +278,8 @@ impl<S: Service> Api<S> {
                 self.handle(request).await
             }
             _ => {
-                let kind = resource.map_or("unknown", |resource| resource.kind(request.method()));
+                let kind =
+                    resource.map_or(Kind::Unknown, |resource| resource.kind(request.method()));
                 self.refuse(request, kind)
             }
         };
@@ -285,7 +290,7 @@ impl<S: Service> Api<S> {
     }
 
     /// Says that there is no room, without looking any closer.
-    fn refuse(&self, request: Request<Incoming>, kind: &'static str) -> Response<Sent> {
+    fn refuse(&self, request: Request<Incoming>, kind: Kind) -> Response<Sent> {
         let id = self.request_id(&request);
         let (parts, body) = request.into_parts();
         RequestBody::new(&parts.headers, body).discard();
@@ -316,7 +321,7 @@ impl<S: Service> Api<S> {
 
     async fn answer(
         &self,
-        resource: Option<(Resource, Vec<String>)>,
+        resource: Option<(Resource, Segments<'_>)>,
         request: Request<Incoming>,
     ) -> Response<Sent> {
         let Some((resource, captured)) = resource else {
@@ -328,13 +333,15 @@ impl<S: Service> Api<S> {
             .into_response()
             .map(Sent::from);
         };
-        if resource == Resource::Peer {
-            return (self.peer)(request).await.map(Sent::from);
+        match resource {
+            Resource::Peer => return (self.peer)(request).await.map(Sent::from),
+            Resource::Items => return self.answer_item(&captured, request).await,
+            _ => {}
         }
         let (parts, body) = request.into_parts();
         let body = RequestBody::new(&parts.headers, body);
         let mut call = Call { parts, body };
-        let answer = match (resource, captured.as_slice()) {
+        let answer = match (resource, &*captured) {
             (Resource::DryRun, [table, ..]) => {
                 dry_run::handle(&self.service, table, &mut call).await
             }
@@ -347,16 +354,39 @@ impl<S: Service> Api<S> {
         answer.unwrap_or_else(|problem| problem.into_response().map(Sent::from))
     }
 
-    async fn dispatch(&self, resource: Resource, captured: &[String], call: &mut Call) -> Answer {
-        let captured: Vec<&str> = captured.iter().map(String::as_str).collect();
-        match (resource, captured.as_slice()) {
-            (Resource::Items, [table, keys @ ..]) => {
-                let mut pass = self.gate.enter()?;
-                let answer =
-                    items::handle(&*self.service, &self.metrics, table, keys, call, &mut pass)
-                        .await?;
-                Ok(self.hold(answer).await)
+    /// Answers a request for an item, of which `captured` is what [`route::find`] says.
+    async fn answer_item(&self, captured: &[&str], request: Request<Incoming>) -> Response<Sent> {
+        let [table, _, keys @ ..] = captured else {
+            unreachable!("an item does not capture {captured:?}: see route::find")
+        };
+        let (parts, body) = request.into_parts();
+        let body = RequestBody::new(&parts.headers, body);
+        let mut call = Call { parts, body };
+        let answer = match self.gate.enter() {
+            Ok(mut pass) => {
+                let answer = items::handle(
+                    &*self.service,
+                    &self.metrics,
+                    table,
+                    keys,
+                    &mut call,
+                    &mut pass,
+                );
+                match answer.await {
+                    Ok(answer) => Ok(self.hold(answer).await),
+                    Err(problem) => Err(problem),
+                }
             }
+            Err(problem) => Err(problem),
+        };
+        call.body.discard();
+        answer
+            .unwrap_or_else(Problem::into_response)
+            .map(Sent::from)
+    }
+
+    async fn dispatch(&self, resource: Resource, captured: &[&str], call: &mut Call) -> Answer {
+        match (resource, captured) {
             (Resource::Tables, _) => tables::list(&*self.service, call),
             (Resource::Table, [name, ..]) => tables::handle(&*self.service, name, call).await,
             (Resource::Reconcilers, _) => reconcilers::list(&*self.service, call),
@@ -382,7 +412,8 @@ impl<S: Service> Api<S> {
 
     /// Counts an answer's bytes until they have left.
     async fn hold(&self, answer: Response<Body>) -> Response<Body> {
-        if answer.body().is_end_stream() {
+        let size = answer.body().size_hint();
+        if size.exact().is_some_and(|bytes| !Gate::counts(bytes)) {
             return answer;
         }
         let (parts, body) = answer.into_parts();
@@ -404,11 +435,27 @@ impl<S: Service> Api<S> {
         if let Some(id) = sane {
             return id.clone();
         }
-        let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        let mut id = String::with_capacity(self.id_prefix.len() + MAX_NUMBER_DIGITS);
-        write!(id, "{}{number}", self.id_prefix).expect("writing to a String does not fail");
+        let mut digits = [0; MAX_NUMBER_DIGITS];
+        let number = decimal(self.requests.fetch_add(1, Ordering::Relaxed), &mut digits);
+        let mut id = Vec::with_capacity(self.id_prefix.len() + number.len());
+        id.extend_from_slice(self.id_prefix.as_bytes());
+        id.extend_from_slice(number);
         // Names are letters, digits, dots, hyphens and underscores.
         HeaderValue::from_maybe_shared(Bytes::from(id)).unwrap_or(HeaderValue::from_static("?"))
+    }
+}
+
+/// A number in decimal. Each request has one, which is why this does without the
+/// machinery of formatting.
+fn decimal(mut number: u64, digits: &mut [u8; MAX_NUMBER_DIGITS]) -> &[u8] {
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[first..];
+        }
     }
 }
 

@@ -4,6 +4,9 @@
 //! to 0xff, `/` written as `%2F`. Splitting comes before decoding, so an encoded
 //! slash never starts a segment.
 
+use std::borrow::Cow;
+use std::ops::Deref;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use super::problem::{Code, Problem};
@@ -20,13 +23,63 @@ pub fn encode(bytes: &[u8]) -> String {
 /// What to say of a slash that was not encoded.
 pub const SLASH_HINT: &str = "a '/' that belongs to a key is written %2F";
 
-/// The raw segments of a path, without its leading slash.
-pub fn segments(path: &str) -> Vec<&str> {
-    path.strip_prefix('/').unwrap_or(path).split('/').collect()
+/// How many segments of a path are told apart: one more than the longest path of ours
+/// has, which is that of an operation on an item with a sort key, so that a longer one
+/// is never taken for it.
+const MAX_SEGMENTS: usize = 8;
+
+/// Some segments of a path.
+#[derive(Clone, Copy, Debug)]
+pub struct Segments<'a> {
+    first: [&'a str; MAX_SEGMENTS],
+    begin: usize,
+    end: usize,
 }
 
-/// The bytes that a segment, or a part of a query, stands for.
-pub fn decode(segment: &str) -> Result<Vec<u8>, Problem> {
+impl<'a> Deref for Segments<'a> {
+    type Target = [&'a str];
+
+    fn deref(&self) -> &[&'a str] {
+        &self.first[self.begin..self.end]
+    }
+}
+
+impl Segments<'_> {
+    /// Those at these places.
+    pub fn at(mut self, places: std::ops::Range<usize>) -> Self {
+        assert!(places.end <= self.len(), "the path is as long as that");
+        self.end = self.begin + places.end;
+        self.begin += places.start;
+        self
+    }
+}
+
+/// The raw segments of a path, without its leading slash: the first
+/// [`MAX_SEGMENTS`] of them.
+pub fn segments(path: &str) -> Segments<'_> {
+    let mut first = [""; MAX_SEGMENTS];
+    let mut end = 0;
+    let mut rest = Some(path.strip_prefix('/').unwrap_or(path));
+    while let Some(text) = rest.filter(|_| end < MAX_SEGMENTS) {
+        // Segments are short: to set out for a search in words takes longer than it.
+        let slash = text.bytes().position(|byte| byte == b'/');
+        first[end] = slash.map_or(text, |slash| &text[..slash]);
+        rest = slash.map(|slash| &text[slash + 1..]);
+        end += 1;
+    }
+    Segments {
+        first,
+        begin: 0,
+        end,
+    }
+}
+
+/// The bytes that a segment, or a part of a query, stands for: its own, when nothing
+/// is encoded in it.
+pub fn decode(segment: &str) -> Result<Cow<'_, [u8]>, Problem> {
+    if !segment.as_bytes().contains(&b'%') {
+        return Ok(Cow::Borrowed(segment.as_bytes()));
+    }
     let malformed = || {
         Problem::bad_request(format_args!(
             "{:?} has a '%' without two hex digits after it; a literal one is written %25",
@@ -47,26 +100,35 @@ pub fn decode(segment: &str) -> Result<Vec<u8>, Problem> {
         let (high, low) = (digit(rest.next())?, digit(rest.next())?);
         bytes.push((high * 16 + low) as u8);
     }
-    Ok(bytes)
+    Ok(Cow::Owned(bytes))
+}
+
+/// The text that a segment, or a part of a query, stands for; none when it is not
+/// UTF-8.
+pub fn text(segment: &str) -> Result<Option<Cow<'_, str>>, Problem> {
+    Ok(match decode(segment)? {
+        Cow::Borrowed(_) => Some(Cow::Borrowed(segment)),
+        Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
+    })
 }
 
 /// The name that a segment stands for; none when it is not UTF-8 and thus no
 /// name of ours.
 pub fn name(segment: &str) -> Result<Option<String>, Problem> {
-    Ok(String::from_utf8(decode(segment)?).ok())
+    Ok(text(segment)?.map(Cow::into_owned))
 }
 
 /// A partition key: 1..=2048 bytes.
-pub fn partition_key(segment: &str) -> Result<Vec<u8>, Problem> {
+pub fn partition_key(segment: &str) -> Result<Cow<'_, [u8]>, Problem> {
     key(segment, "partition key", MAX_PARTITION_KEY_BYTES)
 }
 
 /// A sort key: 1..=1024 bytes.
-pub fn sort_key(segment: &str) -> Result<Vec<u8>, Problem> {
+pub fn sort_key(segment: &str) -> Result<Cow<'_, [u8]>, Problem> {
     key(segment, "sort key", MAX_SORT_KEY_BYTES)
 }
 
-fn key(segment: &str, what: &str, max_bytes: usize) -> Result<Vec<u8>, Problem> {
+fn key<'a>(segment: &'a str, what: &str, max_bytes: usize) -> Result<Cow<'a, [u8]>, Problem> {
     let key = decode(segment)?;
     if key.is_empty() {
         return Err(Problem::bad_request(format_args!(
@@ -128,7 +190,9 @@ mod tests {
         #[test]
         fn every_byte_string_has_a_segment(key in prop::collection::vec(any::<u8>(), 1..64)) {
             let encoded: String = key.iter().map(|byte| format!("%{byte:02x}")).collect();
-            prop_assert_eq!(decode(&encoded).unwrap(), key);
+            prop_assert_eq!(&*decode(&encoded).unwrap(), &key);
+            let written = segment(&key);
+            prop_assert_eq!(&*decode(&written).unwrap(), &key);
         }
 
         #[test]
@@ -143,11 +207,26 @@ mod tests {
         for wrong in ["%", "%2", "a%zz", "%+1", "%%20", "%2\u{e9}"] {
             assert!(decode(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(decode("a%2Fb%2fc").unwrap(), b"a/b/c");
+        assert_eq!(*decode("a%2Fb%2fc").unwrap(), *b"a/b/c");
     }
 
     #[test]
     fn an_encoded_slash_does_not_split() {
-        assert_eq!(segments("/a/b%2Fc/"), ["a", "b%2Fc", ""]);
+        assert_eq!(*segments("/a/b%2Fc/"), ["a", "b%2Fc", ""]);
+        assert_eq!(*segments("/a/b%2Fc/").at(1..2), ["b%2Fc"]);
+    }
+
+    #[test]
+    fn what_is_not_encoded_is_not_copied() {
+        assert!(matches!(decode("a-b"), Ok(Cow::Borrowed(b"a-b"))));
+        assert!(matches!(text("caf\u{e9}"), Ok(Some(Cow::Borrowed(_)))));
+        assert_eq!(text("caf%C3%A9").unwrap().as_deref(), Some("caf\u{e9}"));
+        assert_eq!(text("%ff").unwrap(), None);
+    }
+
+    #[test]
+    fn a_path_longer_than_any_of_ours_stays_longer() {
+        let endless = "/x".repeat(10_000);
+        assert_eq!(*segments(&endless), ["x"; MAX_SEGMENTS]);
     }
 }

@@ -94,8 +94,7 @@ impl Query {
 }
 
 fn text(raw: &str) -> Result<String, Problem> {
-    String::from_utf8(path::decode(raw)?)
-        .map_err(|_| Problem::bad_request("a query parameter is not UTF-8"))
+    path::name(raw)?.ok_or_else(|| Problem::bad_request("a query parameter is not UTF-8"))
 }
 
 /// How many replicas, and how long to wait for them.

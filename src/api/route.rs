@@ -4,7 +4,8 @@
 
 use hyper::Method;
 
-use super::path;
+use super::path::{self, Segments};
+use crate::metrics::Kind;
 
 /// A kind of path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,23 +65,27 @@ impl Resource {
         }
     }
 
-    /// What metrics call a request of this method on this resource.
-    pub fn kind(self, method: &Method) -> &'static str {
+    /// What a request of this method on this resource is counted as.
+    pub fn kind(self, method: &Method) -> Kind {
         match self {
             Resource::Items => match *method {
-                Method::GET => "get",
-                Method::HEAD => "head",
-                Method::PUT => "put",
-                Method::DELETE => "delete",
-                Method::POST => "operation",
-                _ => "unknown",
+                Method::GET => Kind::Get,
+                Method::HEAD => Kind::Head,
+                Method::PUT => Kind::Put,
+                Method::DELETE => Kind::Delete,
+                Method::POST => Kind::Operation,
+                _ => Kind::Unknown,
             },
-            Resource::Tables | Resource::Table => "table",
-            Resource::DryRun => "dry_run",
-            Resource::Reconcilers | Resource::Reconciler | Resource::Rollback => "reconciler",
-            Resource::Cluster | Resource::Leave | Resource::Member | Resource::Ring => "cluster",
-            Resource::Health | Resource::Ready | Resource::Metrics | Resource::OpenApi => "health",
-            Resource::Peer => "peer",
+            Resource::Tables | Resource::Table => Kind::Table,
+            Resource::DryRun => Kind::DryRun,
+            Resource::Reconcilers | Resource::Reconciler | Resource::Rollback => Kind::Reconciler,
+            Resource::Cluster | Resource::Leave | Resource::Member | Resource::Ring => {
+                Kind::Cluster
+            }
+            Resource::Health | Resource::Ready | Resource::Metrics | Resource::OpenApi => {
+                Kind::Health
+            }
+            Resource::Peer => Kind::Peer,
         }
     }
 }
@@ -93,38 +98,30 @@ pub fn is_item(path: &str) -> bool {
         .is_some_and(|(_, rest)| rest.starts_with("items/"))
 }
 
-/// The resource that a path names, with the raw segments that vary.
-pub fn find(path: &str) -> Option<(Resource, Vec<String>)> {
+/// The resource that a path names, with the raw segments that vary. Those of an item
+/// begin with its table and the word `items`.
+pub fn find(path: &str) -> Option<(Resource, Segments<'_>)> {
     let segments = path::segments(path);
-    let (resource, captured): (Resource, &[&str]) = match segments.as_slice() {
-        ["v1", "tables"] => (Resource::Tables, &[]),
-        ["v1", "tables", table] if !table.is_empty() => (Resource::Table, &segments[2..]),
-        ["v1", "tables", table, "dry-run"] if !table.is_empty() => {
-            (Resource::DryRun, &segments[2..3])
-        }
-        ["v1", "tables", table, "items", first, ..] => {
-            let mut captured = vec![(*table).to_owned(), (*first).to_owned()];
-            captured.extend(segments[5..].iter().map(|one| (*one).to_owned()));
-            return Some((Resource::Items, captured));
-        }
-        ["v1", "reconcilers"] => (Resource::Reconcilers, &[]),
-        ["v1", "reconcilers", name] if !name.is_empty() => (Resource::Reconciler, &segments[2..]),
-        ["v1", "reconcilers", _, "rollback"] => (Resource::Rollback, &segments[2..3]),
-        ["v1", "cluster"] => (Resource::Cluster, &[]),
-        ["v1", "cluster", "leave"] => (Resource::Leave, &[]),
-        ["v1", "cluster", "members", member] if !member.is_empty() => {
-            (Resource::Member, &segments[3..])
-        }
-        ["v1", "cluster", "ring", _, _] => (Resource::Ring, &segments[3..]),
-        ["healthz"] => (Resource::Health, &[]),
-        ["readyz"] => (Resource::Ready, &[]),
-        ["metrics"] => (Resource::Metrics, &[]),
-        ["openapi.json"] => (Resource::OpenApi, &[]),
-        ["internal", "v1", "peer"] => (Resource::Peer, &[]),
+    let (resource, varying) = match *segments {
+        ["v1", "tables"] => (Resource::Tables, 2..2),
+        ["v1", "tables", table] if !table.is_empty() => (Resource::Table, 2..3),
+        ["v1", "tables", table, "dry-run"] if !table.is_empty() => (Resource::DryRun, 2..3),
+        ["v1", "tables", _, "items", _, ..] => (Resource::Items, 2..segments.len()),
+        ["v1", "reconcilers"] => (Resource::Reconcilers, 2..2),
+        ["v1", "reconcilers", name] if !name.is_empty() => (Resource::Reconciler, 2..3),
+        ["v1", "reconcilers", _, "rollback"] => (Resource::Rollback, 2..3),
+        ["v1", "cluster"] => (Resource::Cluster, 2..2),
+        ["v1", "cluster", "leave"] => (Resource::Leave, 3..3),
+        ["v1", "cluster", "members", member] if !member.is_empty() => (Resource::Member, 3..4),
+        ["v1", "cluster", "ring", _, _] => (Resource::Ring, 3..5),
+        ["healthz"] => (Resource::Health, 1..1),
+        ["readyz"] => (Resource::Ready, 1..1),
+        ["metrics"] => (Resource::Metrics, 1..1),
+        ["openapi.json"] => (Resource::OpenApi, 1..1),
+        ["internal", "v1", "peer"] => (Resource::Peer, 3..3),
         _ => return None,
     };
-    let captured = captured.iter().map(|one| (*one).to_owned()).collect();
-    Some((resource, captured))
+    Some((resource, segments.at(varying)))
 }
 
 #[cfg(test)]
@@ -213,6 +210,12 @@ mod tests {
             }
         }
         assert_eq!(paths.len(), PUBLISHED.len());
+    }
+
+    #[test]
+    fn what_is_too_long_does_not_pass_for_an_operation() {
+        let (_, captured) = find("/v1/tables/t/items/a/b/operations/c").expect("an item's");
+        assert_eq!(*captured, ["t", "items", "a", "b", "operations", "c"]);
     }
 
     #[test]

@@ -35,6 +35,10 @@ const PREFIX_BYTES: usize = 1 + 4 + ITEM_BYTES;
 /// How much of the item's hash goes in: enough that no mistake passes.
 const ITEM_BYTES: usize = 8;
 
+/// As many bytes as most tokens have, and more: a context of three actors has about a
+/// hundred. Longer ones take room as they come.
+const USUAL_BYTES: usize = 256;
+
 /// How many dots beyond the vector a write's token keeps per actor.
 ///
 /// A client that writes on and on with the token of its last write, while others
@@ -61,13 +65,15 @@ fn checksum(item: &[u8], context: &[u8]) -> u32 {
 }
 
 fn pack(key: &ItemKey, context: &Context) -> String {
-    let context = postcard::to_stdvec(context).expect("a context encodes into memory");
+    let mut bytes = Vec::with_capacity(USUAL_BYTES);
+    bytes.extend_from_slice(&[0; PREFIX_BYTES]);
+    // The prefix is known when the rest is there.
+    let mut bytes = postcard::to_extend(context, bytes).expect("a context encodes into memory");
     let item = item_of(key);
-    let mut bytes = Vec::with_capacity(PREFIX_BYTES + context.len());
-    bytes.push(VERSION);
-    bytes.extend_from_slice(&checksum(&item, &context).to_be_bytes());
-    bytes.extend_from_slice(&item);
-    bytes.extend_from_slice(&context);
+    let sum = checksum(&item, &bytes[PREFIX_BYTES..]);
+    bytes[0] = VERSION;
+    bytes[1..5].copy_from_slice(&sum.to_be_bytes());
+    bytes[5..PREFIX_BYTES].copy_from_slice(&item);
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
@@ -83,6 +89,12 @@ pub fn of_read(key: &ItemKey, context: &Context) -> String {
 
 /// The token of a write: its clouds are cut to [`MAX_TOKEN_CLOUD`].
 pub fn of_write(key: &ItemKey, context: &Context) -> String {
+    if context
+        .iter()
+        .all(|(_, seen)| seen.beyond.len() <= MAX_TOKEN_CLOUD)
+    {
+        return pack(key, context);
+    }
     let mut short = context.clone();
     short.shorten_clouds(MAX_TOKEN_CLOUD);
     pack(key, &short)

@@ -11,28 +11,32 @@
 //!
 //! Everything that a node serves, it serves on threads of its own ([`Serving`]).
 
-use std::future::Future;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+mod patience;
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, Sleep};
 
-use crate::api::gate::{self, Gate};
+use crate::api::service::Service;
 use crate::api::{self, Api};
 use crate::node::Node;
+
+pub use self::patience::MAX_STALL;
+use self::patience::{Door, Impatient};
 
 /// How many connections are served at once. Each costs some kilobytes and a file
 /// descriptor.
@@ -42,10 +46,6 @@ pub const MAX_CONNECTIONS: usize = 16_384;
 const MAX_TURNED_AWAY: usize = 256;
 /// How long a client that there is no room for may take to say what it wants.
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a client may take nothing of what it is sent. Answers that the
-/// system's buffers hold do not count, so a client at the far end of a slow line
-/// is not meant by this.
-pub const MAX_STALL: Duration = Duration::from_secs(20);
 /// How many files the process needs for itself: databases with their logs,
 /// modules, and connections to peers.
 const OWN_FILES: usize = 256;
@@ -144,7 +144,11 @@ pub async fn serve(
             continue;
         }
         if let Ok(permit) = room.clone().try_acquire_owned() {
-            tokio::spawn(attend(stream, api.clone(), stopped.clone(), permit));
+            let (api, stopped) = (api.clone(), stopped.clone());
+            tokio::spawn(async move {
+                attend(stream, api, stopped).await;
+                drop(permit);
+            });
         } else if let Ok(permit) = doorstep.clone().try_acquire_owned() {
             tokio::spawn(turn_away(stream, api.clone(), permit));
         } else {
@@ -159,65 +163,96 @@ async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
     let _gone = stopped.wait_for(|stop| *stop).await.map(drop);
 }
 
-/// Serves a connection to its end.
-async fn attend(
-    stream: TcpStream,
-    api: Arc<Api<Node>>,
-    mut stopped: watch::Receiver<bool>,
-    permit: OwnedSemaphorePermit,
-) {
-    let stopping = stopped.clone();
+/// What the requests of one connection share.
+struct Attended<A> {
+    api: A,
+    stopping: watch::Receiver<bool>,
+    /// See [`Door`].
+    in_hand: Arc<AtomicBool>,
+}
+
+/// What `work` comes to; nothing when the server stops before it is done. Neither
+/// receiver has seen any word yet.
+///
+/// The word is asked for once, by whoever is to be woken by it: after that there is
+/// but a number to be looked at each time that something happens on a connection.
+async fn unless_told<T>(
+    mut work: Pin<&mut impl Future<Output = T>>,
+    stopping: &watch::Receiver<bool>,
+    stopped: &mut watch::Receiver<bool>,
+) -> Option<T> {
+    let mut told = pin!(told_to_stop(stopped));
+    let mut asked_by: Option<Waker> = None;
+    poll_fn(|context| {
+        if let Poll::Ready(ended) = work.as_mut().poll(context) {
+            return Poll::Ready(Some(ended));
+        }
+        let waker = context.waker();
+        let is_asked = asked_by.as_ref().is_some_and(|by| by.will_wake(waker));
+        // Anything but this, and be it that the sender has gone, is looked at closely.
+        if is_asked && matches!(stopping.has_changed(), Ok(false)) {
+            return Poll::Pending;
+        }
+        asked_by = Some(waker.clone());
+        told.as_mut().poll(context).map(|()| None)
+    })
+    .await
+}
+
+/// Serves a connection to its end: until its client goes, or `stopped` turns true.
+pub async fn attend<S, N>(stream: S, api: Arc<Api<N>>, mut stopped: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    N: Service,
+{
     let door = Door::new(api.gate().clone());
-    let in_hand = door.in_hand.clone();
-    let stream = Impatient {
-        door: Some(door),
-        ..Impatient::new(stream)
-    };
+    let attended = Arc::new(Attended {
+        api,
+        stopping: stopped.clone(),
+        in_hand: door.in_hand.clone(),
+    });
+    let asked = attended.clone();
+    let stream = Impatient::new(stream).with(door);
     let service = service_fn(move |request| {
-        let api = api.clone();
-        let stopping = stopping.clone();
-        let in_hand = in_hand.clone();
-        in_hand.store(true, Ordering::Relaxed);
+        let attended = asked.clone();
+        attended.in_hand.store(true, Ordering::Relaxed);
         async move {
-            let mut response = api.handle(request).await;
+            let mut response = attended.api.handle(request).await;
             let stays = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-            if *stopping.borrow() && !stays {
+            if *attended.stopping.borrow() && !stays {
                 response
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
             }
             // A peer's connection is not held up at the gate of clients.
-            in_hand.store(stays, Ordering::Relaxed);
-            Ok::<_, std::convert::Infallible>(response)
+            attended.in_hand.store(stays, Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
         }
     });
     let connection = api::connection()
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = told_to_stop(&mut stopped) => {
-            match tokio::time::timeout(LINGER, connection.as_mut()).await {
-                Ok(ended) => ended,
-                Err(_) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
+    let ended = match unless_told(connection.as_mut(), &attended.stopping, &mut stopped).await {
+        Some(ended) => ended,
+        None => match tokio::time::timeout(LINGER, connection.as_mut()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
             }
-        }
+        },
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
-    drop((permit, stopped));
 }
 
 /// Answers one request for which there is no room.
 async fn turn_away(stream: TcpStream, api: Arc<Api<Node>>, permit: OwnedSemaphorePermit) {
     let service = service_fn(move |request| {
         let api = api.clone();
-        async move { Ok::<_, std::convert::Infallible>(api.turn_away(request).await) }
+        async move { Ok::<_, Infallible>(api.turn_away(request).await) }
     });
     let connection = api::connection()
         .serve_connection(TokioIo::new(Impatient::new(stream)), service)
@@ -230,159 +265,8 @@ async fn turn_away(stream: TcpStream, api: Arc<Api<Node>>, permit: OwnedSemaphor
     drop(permit);
 }
 
-/// Where a connection waits before it reads its next request: until there is room for
-/// it, or it has waited for long enough.
-struct Door {
-    gate: Arc<Gate>,
-    /// Whether a request is being answered: what is read then belongs to it.
-    in_hand: Arc<AtomicBool>,
-    /// While it waits for room: word of it, and the end of its patience, which lasts
-    /// until something was read.
-    room: Option<Pin<Box<OwnedNotified>>>,
-    patience: Option<Pin<Box<Sleep>>>,
-    max_wait: Duration,
-}
-
-impl Door {
-    fn new(gate: Arc<Gate>) -> Self {
-        Door {
-            gate,
-            in_hand: Arc::default(),
-            room: None,
-            patience: None,
-            max_wait: gate::MAX_WAIT,
-        }
-    }
-
-    /// Ready when the next bytes may be read.
-    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        while !self.in_hand.load(Ordering::Relaxed) && self.gate.is_full() {
-            let max_wait = self.max_wait;
-            let patience = self
-                .patience
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep(max_wait)));
-            if patience.as_mut().poll(context).is_ready() {
-                break;
-            }
-            let gate = &self.gate;
-            let room = self.room.get_or_insert_with(|| Box::pin(gate.wait()));
-            ready!(room.as_mut().poll(context));
-            self.room = None;
-        }
-        if let Some(mut room) = self.room.take() {
-            // Word of room that is dropped unread goes to the next one who waits, who
-            // would find it taken.
-            let _taken = room.as_mut().poll(context);
-        }
-        Poll::Ready(())
-    }
-
-    /// It was let in, and this is what it had to say.
-    fn note_read(&mut self, has_nothing: bool) {
-        if self.patience.take().is_some() && has_nothing {
-            // The room is another's.
-            self.gate.tell_of_room();
-        }
-    }
-}
-
-/// A connection that reads when its door is open, if it has one, and gives up when
-/// nothing can be written for [`MAX_STALL`].
-struct Impatient<S> {
-    stream: S,
-    door: Option<Door>,
-    /// Runs while a write waits.
-    stall: Option<Pin<Box<Sleep>>>,
-    max_stall: Duration,
-}
-
-impl<S> Impatient<S> {
-    fn new(stream: S) -> Self {
-        Impatient {
-            stream,
-            door: None,
-            stall: None,
-            max_stall: MAX_STALL,
-        }
-    }
-
-    /// Passes on what a write came to, unless it has waited for too long.
-    fn watch<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stall = None;
-            return written;
-        }
-        let max_stall = self.max_stall;
-        let stall = self.stall.get_or_insert_with(|| {
-            let deadline = Instant::now() + max_stall;
-            Box::pin(tokio::time::sleep_until(deadline))
-        });
-        ready!(stall.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the client takes nothing of what it is sent",
-        )))
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if let Some(door) = &mut self.door {
-            ready!(door.poll_open(context));
-        }
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if let Some(door) = &mut self.door {
-            door.note_read(read.is_pending());
-        }
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(context, written)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.watch(context, flushed)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
-        self.watch(context, written)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
 
     #[test]
@@ -394,75 +278,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_stay_unread_until_there_is_room_or_patience_ends() {
-        let gate = Arc::new(Gate::new(1));
-        let polite = |max_wait_ms| {
-            let (near, far) = tokio::io::duplex(64);
-            let door = Door {
-                max_wait: Duration::from_millis(max_wait_ms),
-                ..Door::new(gate.clone())
+    async fn the_word_to_stop_is_heard_whatever_happens_meanwhile() {
+        for word in [Some(true), None] {
+            let (stop, mut stopped) = watch::channel(false);
+            let stopping = stopped.clone();
+            let mut left = 5;
+            let busy = pin!(poll_fn(|context| {
+                if left > 0 {
+                    left -= 1;
+                    context.waker().wake_by_ref();
+                }
+                Poll::<()>::Pending
+            }));
+            let served = unless_told(busy, &stopping, &mut stopped);
+            let telling = async move {
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+                if let Some(word) = word {
+                    stop.send(word).expect("it is heard");
+                    std::future::pending::<()>().await;
+                }
             };
-            let in_hand = door.in_hand.clone();
-            let near = Impatient {
-                door: Some(door),
-                ..Impatient::new(near)
+            let heard = async {
+                tokio::select! {
+                    biased;
+                    heard = served => heard,
+                    () = async { telling.await; std::future::pending().await } => unreachable!(),
+                }
             };
-            (near, far, in_hand)
-        };
-        let mut passes = Vec::new();
-        while !gate.is_full() {
-            passes.push(gate.enter().expect("room"));
+            let heard = tokio::time::timeout(Duration::from_secs(60), heard).await;
+            assert_eq!(heard.expect("it is heard"), None, "{word:?}");
         }
-        let mut byte = [0; 1];
-        let (mut near, mut far, in_hand) = polite(600_000);
-        far.write_all(b"ab").await.expect("taken");
-        let reading = tokio::spawn(async move {
-            near.read_exact(&mut [0; 1]).await.expect("read");
-            near
-        });
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        // One that has nothing to ask came last, so the room is offered to it first.
-        let (mut idle, _silent, _) = polite(600_000);
-        let idling = tokio::spawn(async move { idle.read(&mut [0; 1]).await });
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(!reading.is_finished(), "read with no room");
-        drop(passes.pop());
-        let mut near = reading.await.expect("it is passed on");
-        passes.push(gate.enter().expect("room"));
-        assert!(gate.is_full());
-        // What belongs to a request in hand is read at once.
-        in_hand.store(true, Ordering::Relaxed);
-        near.read_exact(&mut byte).await.expect("read");
-        assert_eq!(&byte, b"b");
-        // Nobody waits for ever.
-        let (mut near, mut far, _) = polite(20);
-        far.write_all(b"c").await.expect("taken");
-        near.read_exact(&mut byte).await.expect("read");
-        assert_eq!(&byte, b"c");
-        idling.abort();
-    }
-
-    #[tokio::test]
-    async fn who_takes_nothing_is_given_up() {
-        let (near, mut far) = tokio::io::duplex(64);
-        let mut near = Impatient {
-            max_stall: Duration::from_millis(20),
-            ..Impatient::new(near)
-        };
-        // As much as fits, and all of it once it is taken.
-        near.write_all(&[1; 64]).await.expect("it fits");
-        let taking = tokio::spawn(async move {
-            let mut taken = [0; 128];
-            far.read_exact(&mut taken).await.expect("it comes");
-            far
-        });
-        near.write_all(&[2; 64]).await.expect("it is taken");
-        let far = taking.await.expect("taken");
-        let error = near
-            .write_all(&[3; 128])
-            .await
-            .expect_err("nobody takes it");
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        drop(far);
+        let (_stop, mut stopped) = watch::channel(false);
+        let stopping = stopped.clone();
+        let done = pin!(std::future::ready(7));
+        assert_eq!(unless_told(done, &stopping, &mut stopped).await, Some(7));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 
 use self::world::World;
+use super::gate::MAX_ITEM_BYTES;
 use super::{Api, PeerHandler};
 use crate::clock::ManualClock;
 use crate::metrics::Metrics;
@@ -68,6 +69,11 @@ impl Reply {
     }
 }
 
+fn api(world: &Arc<World>, peer: PeerHandler) -> Api<World> {
+    let clock = Arc::new(ManualClock::default());
+    Api::new(world.clone(), world.metrics.clone(), clock, peer)
+}
+
 async fn serve() -> Server {
     let world = Arc::new(World::new());
     let peer: PeerHandler = Box::new(|request: Request<Incoming>| {
@@ -81,12 +87,7 @@ async fn serve() -> Server {
             response
         })
     });
-    let api = Arc::new(Api::new(
-        world.clone(),
-        world.metrics.clone(),
-        Arc::new(ManualClock::default()),
-        peer,
-    ));
+    let api = Arc::new(api(&world, peer));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -168,6 +169,30 @@ impl Server {
             .await;
         assert_eq!(reply.status, 204, "{reply:?}");
         reply.header("kinfold-context").to_owned()
+    }
+}
+
+#[tokio::test]
+async fn large_answers_count_until_they_have_left() {
+    let api = api(&Arc::new(World::new()), Box::new(|_| unreachable!()));
+    let small = Response::new(Full::new(Bytes::from("small")));
+    let large = Bytes::from(vec![0; MAX_ITEM_BYTES as usize]);
+    let large = api.hold(Response::new(Full::new(large))).await;
+    assert!(api.gate().is_full());
+    let small = api.hold(small).await;
+    drop(large);
+    assert!(!api.gate().is_full());
+    assert_eq!(small.into_body().size_hint().exact(), Some(5));
+}
+
+#[test]
+fn numbers_are_written_in_decimal() {
+    for number in [0, 9, 10, 1_234_567_890, u64::MAX] {
+        let mut digits = [0; super::MAX_NUMBER_DIGITS];
+        assert_eq!(
+            super::decimal(number, &mut digits),
+            number.to_string().as_bytes()
+        );
     }
 }
 

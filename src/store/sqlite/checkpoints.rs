@@ -295,8 +295,8 @@ mod tests {
         let of_nothing = |target: &mut Target| {
             target.database = File::open("/dev/null").expect("opens");
         };
-        let spoilers: [(&dyn Fn(&mut Target), bool); 2] =
-            [(&of_a_reader, false), (&of_nothing, true)];
+        type Spoil<'a> = &'a dyn Fn(&mut Target);
+        let spoilers: [(Spoil, bool); 2] = [(&of_a_reader, false), (&of_nothing, true)];
         for (spoil, is_failed_sync) in spoilers {
             let (mut checkpointer, checkpoints) = of(&dir);
             spoil(&mut checkpointer.targets[0]);
