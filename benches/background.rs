@@ -38,8 +38,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const GLANCE: Duration = Duration::from_millis(50);
 /// How many items are deleted to be reaped.
 const DELETIONS: u64 = 20_000;
-/// For how long a node is away while hints gather.
-const AWAY: Duration = Duration::from_secs(8);
 
 /// Measures what clients notice of background work
 #[derive(Parser, Debug)]
@@ -152,9 +150,17 @@ async fn main() -> anyhow::Result<()> {
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
+    let mut failed = false;
     for &work in &args.work {
-        let (quiet, busy, log_bytes) = measure(&args, work).await?;
-        eprintln!("{quiet:?}\n{busy:?}");
+        let (quiet, busy, log_bytes) = match measure(&args, work).await {
+            Ok(measured) => measured,
+            Err(error) => {
+                // What the others came to is not lost for it.
+                eprintln!("{work:?} was not measured: {error:#}");
+                failed = true;
+                continue;
+            }
+        };
         let name = format!("{work:?}").to_lowercase();
         let row = |what: &str, figures: &Figures| {
             let mut row = vec![name.clone(), what.to_owned()];
@@ -181,6 +187,7 @@ async fn main() -> anyhow::Result<()> {
         table.add_row(ratios);
     }
     println!("{table}");
+    ensure!(!failed, "not all was measured");
     Ok(())
 }
 
@@ -362,10 +369,9 @@ impl Lab<'_> {
             Work::Trees => {}
             Work::Hints => {
                 self.servers.kill(STRUCK)?;
-                let away = AWAY.as_secs().to_string();
-                // The last value that is given counts.
-                let flags = ["--no-load", "--seed", "3", "--seconds", &away];
-                self.bench("put", Some(2.0 * self.rates[1]), &flags).await?;
+                let rate = Some(2.0 * self.rates[1]);
+                self.bench("put", rate, &["--no-load", "--seed", "3"])
+                    .await?;
                 self.servers.revive(STRUCK)?;
             }
             Work::Filling => {
