@@ -13,12 +13,13 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 prebuilt=$root/reconcilers/prebuilt
 
 # One line for each file that a module is made from: manifests, lock, Rust, C, WIT,
-# the tool that encodes, and the script that runs it all. Not the law check,
-# which judges modules and is in none.
+# the tool that encodes, and the script that runs it all. Not the law check, which
+# judges modules, nor the histories of tests: they are in none.
 sources() {
     cd "$root"
     find wit reconcilers scripts/build-reconcilers.sh \
-        \( -path reconcilers/target -o -path reconcilers/prebuilt -o -path reconcilers/laws \) -prune -o -type f \
+        \( -path reconcilers/target -o -path reconcilers/prebuilt -o -path reconcilers/laws \
+        -o -path reconcilers/histories \) -prune -o -type f \
         \( -name '*.rs' -o -name '*.c' -o -name '*.wit' -o -name Cargo.toml -o -name Cargo.lock \
         -o -path '*/.cargo/*' -o -name build-reconcilers.sh \) -print0 |
         LC_ALL=C sort --zero-terminated |

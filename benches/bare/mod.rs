@@ -4,7 +4,9 @@
 //! engine, so that the difference is what the sandbox adds.
 
 use kinfold::protocol::effect::GuestSibling;
-use kinfold_guest::Outcome;
+use kinfold_cart_union::merge::CartUnion;
+use kinfold_lww::merge::Lww;
+use kinfold_reconciler::{Outcome, Reconciler, testing};
 use wasmtime::component::{
     Component, ComponentExportIndex, ComponentType, InstancePre, Lift, Linker, Lower,
 };
@@ -133,11 +135,12 @@ impl Bare {
 }
 
 /// Siblings as the merges in plain Rust take them.
-pub fn plain(siblings: &[GuestSibling]) -> Vec<kinfold_guest::Sibling> {
-    let plain = siblings.iter().map(|sibling| kinfold_guest::Sibling {
+pub fn plain(siblings: &[GuestSibling]) -> Vec<kinfold_reconciler::Sibling> {
+    let plain = siblings.iter().map(|sibling| kinfold_reconciler::Sibling {
         value: sibling.version.value.as_deref().map(<[u8]>::to_vec),
+        content_type: sibling.version.content_type.to_string(),
         written_at: sibling.version.written_at_us,
-        dot: kinfold_guest::Dot {
+        dot: kinfold_reconciler::Dot {
             actor: sibling.dot.actor.to_bytes().to_vec(),
             counter: sibling.dot.counter,
         },
@@ -146,13 +149,14 @@ pub fn plain(siblings: &[GuestSibling]) -> Vec<kinfold_guest::Sibling> {
 }
 
 /// The same merge, compiled for this machine.
-pub fn native(name: &str, siblings: &[kinfold_guest::Sibling]) -> Vec<u8> {
+pub fn native(name: &str, siblings: &[kinfold_reconciler::Sibling]) -> Vec<u8> {
+    let item = testing::item();
     let folded = match name {
-        "lww" => kinfold_lww::merge::fold(siblings),
-        _ => kinfold_cart_union::merge::fold(siblings),
+        "lww" => Lww::fold(&item, siblings),
+        _ => CartUnion::fold(&item, siblings),
     };
     match folded.expect("it folds") {
         Outcome::Merged(value) => value,
-        Outcome::Deleted => panic!("there are values"),
+        Outcome::Deleted | Outcome::Unresolved => panic!("there are values"),
     }
 }

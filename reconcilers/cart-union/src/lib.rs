@@ -3,8 +3,4 @@
 #[forbid(unsafe_code)]
 pub mod merge;
 
-kinfold_guest::export_reconciler! {
-    merge: merge,
-    summary: "The Dynamo paper's cart: the union of items, the larger quantity of each; a removed item can come back",
-    eager: false,
-}
+kinfold_reconciler::export!(merge::CartUnion);

@@ -29,8 +29,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
 
-use kinfold_guest::dice::Dice;
-use kinfold_guest::{Outcome, Sibling, fold_values};
+use kinfold_reconciler::{Dice, Item, Outcome, Reconciler, Sibling, fold_values};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 /// Item → quantity.
@@ -98,42 +97,48 @@ impl<'de> Deserialize<'de> for Cart {
     }
 }
 
-/// The union of the carts; `siblings` has one entry or more.
-pub fn fold(siblings: &[Sibling]) -> Result<Outcome, String> {
-    Ok(match fold_values(siblings, Cart::parse, Cart::join)? {
-        Some(cart) => Outcome::Merged(cart.to_json()),
-        None => Outcome::Deleted,
-    })
-}
+/// What a table calls `cart-union`.
+pub struct CartUnion;
 
-/// Carts for the law check: few items and quantities, so that they collide, and
-/// some that are spelled in no canonical way.
-pub fn samples(seed: u64, count: u32) -> Vec<Vec<u8>> {
-    const ITEMS: &[&str] = &["apple", "pear", "fig", "", "\u{e9}", "\u{1f350}", "\"\\\n"];
-    const ODD: &[&str] = &[
-        " { \"pear\" : 2 , \"apple\" : 1 } ",
-        r#"{"\u0061pple":3}"#,
-        r#"{"fig":1,"fig":4,"fig":2}"#,
-        r#"{"apple":18446744073709551615}"#,
-        "{}",
-    ];
-    let mut dice = Dice::new(seed);
-    let mut sample = || {
-        if dice.below(8) == 0 {
-            return dice.pick(ODD).as_bytes().to_vec();
-        }
-        let mut cart = Cart::default();
-        for _ in 0..dice.below(5) {
-            cart.raise(dice.pick(ITEMS).to_owned(), dice.below(4));
-        }
-        cart.to_json()
-    };
-    (0..count).map(|_| sample()).collect()
+impl Reconciler for CartUnion {
+    const SUMMARY: &str = "The Dynamo paper's cart: the union of items, the larger quantity of each; a removed item can come back";
+
+    fn fold(_: &Item, siblings: &[Sibling]) -> Result<Outcome, String> {
+        Ok(match fold_values(siblings, Cart::parse, Cart::join)? {
+            Some(cart) => Outcome::Merged(cart.to_json()),
+            None => Outcome::Deleted,
+        })
+    }
+
+    /// Carts for the law check: few items and quantities, so that they collide, and
+    /// some that are spelled in no canonical way.
+    fn samples(seed: u64, count: u32) -> Vec<Vec<u8>> {
+        const ITEMS: &[&str] = &["apple", "pear", "fig", "", "\u{e9}", "\u{1f350}", "\"\\\n"];
+        const ODD: &[&str] = &[
+            " { \"pear\" : 2 , \"apple\" : 1 } ",
+            r#"{"\u0061pple":3}"#,
+            r#"{"fig":1,"fig":4,"fig":2}"#,
+            r#"{"apple":18446744073709551615}"#,
+            "{}",
+        ];
+        let mut dice = Dice::new(seed);
+        let mut sample = || {
+            if dice.below(8) == 0 {
+                return dice.pick(ODD).as_bytes().to_vec();
+            }
+            let mut cart = Cart::default();
+            for _ in 0..dice.below(5) {
+                cart.raise(dice.pick(ITEMS).to_owned(), dice.below(4));
+            }
+            cart.to_json()
+        };
+        (0..count).map(|_| sample()).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use kinfold_guest::laws::{Merge, check, search, sibling};
+    use kinfold_reconciler::testing::{check_siblings, conclude, item, report, sibling};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -146,7 +151,8 @@ mod tests {
             .zip(1..)
             .map(|(cart, counter)| sibling(Some(cart.as_bytes()), counter, 1, counter))
             .collect();
-        fold(&siblings).map(|outcome| String::from_utf8(outcome.into_value().unwrap()).unwrap())
+        CartUnion::fold(&item(), &siblings)
+            .map(|outcome| String::from_utf8(outcome.into_value().unwrap()).unwrap())
     }
 
     fn ok(cart: &str) -> Result<String, String> {
@@ -199,10 +205,10 @@ mod tests {
         let cart = sibling(Some(b"{\"a\":1}"), 1, 1, 1);
         let gone = sibling(None, 9, 9, 9);
         assert_eq!(
-            fold(&[cart, gone.clone()]),
+            CartUnion::fold(&item(), &[cart, gone.clone()]),
             Ok(Outcome::Merged(b"{\"a\":1}".to_vec()))
         );
-        assert_eq!(fold(&[gone]), Ok(Outcome::Deleted));
+        assert_eq!(CartUnion::fold(&item(), &[gone]), Ok(Outcome::Deleted));
     }
 
     #[test]
@@ -235,7 +241,7 @@ mod tests {
             assert_eq!(union(&[wrong, "{\"a\":1}"]), Err(error));
         }
         assert!(
-            fold(&[sibling(Some(b"{\"\xff\":1}"), 1, 1, 1)]).is_err(),
+            CartUnion::fold(&item(), &[sibling(Some(b"{\"\xff\":1}"), 1, 1, 1)]).is_err(),
             "not UTF-8"
         );
         assert_eq!(union(&["1", "[]", "{"]), union(&["{", "[]", "1"]));
@@ -243,25 +249,17 @@ mod tests {
 
     #[test]
     fn every_sample_is_a_cart() {
-        assert_eq!(samples(7, 100), samples(7, 100));
-        for sample in samples(7, 1000) {
+        assert_eq!(CartUnion::samples(7, 100), CartUnion::samples(7, 100));
+        for sample in CartUnion::samples(7, 1000) {
             Cart::parse(&sample).unwrap();
         }
     }
 
     #[test]
     fn the_law_check_finds_nothing() {
-        let merge = Merge {
-            fold,
-            samples: samples,
-            data_type: None,
-        };
         for seed in 0..4 {
-            let decided = search(merge, seed, 200);
-            assert!(
-                decided.clone().is_ok_and(|cases| cases > 120),
-                "{decided:?}"
-            );
+            let decided = conclude(&report::<CartUnion>(seed, 200));
+            assert!(decided > 120, "seed {seed} decided {decided}");
         }
     }
 
@@ -273,13 +271,13 @@ mod tests {
         ) {
             let siblings: Vec<Sibling> = rows
                 .iter()
-                .zip(samples(seed, 6))
+                .zip(CartUnion::samples(seed, 6))
                 .zip(1..)
                 .map(|((&(there, written_at, actor), cart), counter)| {
                     sibling(there.then_some(&cart[..]), written_at, actor, counter)
                 })
                 .collect();
-            check(fold, &siblings).map_err(TestCaseError::fail)?;
+            check_siblings(CartUnion::fold, &siblings).map_err(TestCaseError::fail)?;
         }
 
         /// Any names at all survive the way through JSON.
@@ -293,7 +291,7 @@ mod tests {
         fn never_panics(values in vec(vec(any::<u8>(), 0..40), 1..4)) {
             let siblings: Vec<Sibling> =
                 values.iter().map(|value| sibling(Some(value), 1, 1, 1)).collect();
-            check(fold, &siblings).map_err(TestCaseError::fail)?;
+            check_siblings(CartUnion::fold, &siblings).map_err(TestCaseError::fail)?;
         }
     }
 }

@@ -4,8 +4,4 @@
 #[forbid(unsafe_code)]
 pub mod merge;
 
-kinfold_guest::export_data_type! {
-    merge: merge,
-    summary: "A JSON object, last write wins field by field; an unset removes what it saw",
-    eager: true,
-}
+kinfold_reconciler::export_data_type!(merge::LwwMap);

@@ -14,7 +14,7 @@
 //!
 //! The view is the JSON object of the fields, ascending by the bytes of their
 //! names' UTF-8: `{"age":36,"name":"Ada"}`. Which values are equal, and which are
-//! refused, [`kinfold_guest::json`] says.
+//! refused, [`kinfold_reconciler::json::text`] says.
 //!
 //! # Which write wins
 //!
@@ -41,19 +41,19 @@
 //! the item deleted: versions that a deletion did not see survive it, whole.
 //!
 //! The fold of one sibling is that sibling: a state is canonical or refused.
-//! [`apply`] refuses an operation with a text that says what is expected, and
-//! [`render`] fails only on bytes that neither `apply` nor [`fold`] made.
+//! [`LwwMap::apply`] refuses an operation with a text that says what is expected, and
+//! [`LwwMap::render`] fails only on bytes that no operation and no fold made.
 //!
-//! Why it is lawful: states are a join semilattice ([`kinfold_guest::causal`],
+//! Why it is lawful: states are a join semilattice ([`kinfold_reconciler::causal`],
 //! keyed by a field's name), the fold is the join, and an operation only ever
 //! moves a state up. The winner is found by the view, among what the state holds.
 //! Neither times nor dots of siblings are looked at.
 
-use kinfold_guest::causal::{Causal, Content};
-use kinfold_guest::dice::Dice;
-use kinfold_guest::operation::Operation;
-use kinfold_guest::varint::{self, Fault, Reader};
-use kinfold_guest::{Event, Outcome, Sibling, View, fold_values, json};
+use kinfold_reconciler::causal::{Causal, Content};
+use kinfold_reconciler::json::text;
+use kinfold_reconciler::operation::Operation;
+use kinfold_reconciler::varint::{self, Fault, Reader};
+use kinfold_reconciler::{DataType, Dice, Event, Item, Outcome, Sibling, View, fold_values};
 
 /// What an operation is, for whoever sent another.
 const EXPECTED: &str = "an operation on a map is {\"set\":{\"name\":\"Ada\",\"age\":36}} \
@@ -78,81 +78,90 @@ impl<'a> Content<'a> for Written<'a> {
     fn decode(reader: &mut Reader<'a>) -> Result<Self, Fault> {
         let written_at = reader.number()?;
         let value = str::from_utf8(reader.bytes()?).map_err(|_| "a value is not UTF-8")?;
-        if !json::is_canonical(value) {
+        if !text::is_canonical(value) {
             return Err("a value is not canonical JSON");
         }
         Ok(Written { written_at, value })
     }
 }
 
-/// The join of the states; `siblings` has one entry or more.
-pub fn fold(siblings: &[Sibling]) -> Result<Outcome, String> {
-    Ok(match fold_values(siblings, decode, State::join)? {
-        Some(state) => Outcome::Merged(state.encode()),
-        None => Outcome::Deleted,
-    })
-}
+/// What a table calls `lww-map`.
+pub struct LwwMap;
 
-/// The state after one operation; `state` is `None` when there is no item yet.
-/// An error refuses the operation.
-pub fn apply(state: Option<&[u8]>, operation: &[u8], event: &Event) -> Result<Vec<u8>, String> {
-    let operation = parse(operation)?;
-    let mut state = state.map_or_else(|| Ok(State::default()), decode)?;
-    let (actor, counter) = (&event.dot.actor, event.dot.counter);
-    state.see(actor, counter)?;
-    for (field, value) in &operation {
-        match value {
-            Some(value) => {
-                let written_at = event.written_at;
-                state.write(field, Written { written_at, value }, actor, counter);
+impl DataType for LwwMap {
+    const SUMMARY: &str =
+        "A JSON object, last write wins field by field; an unset removes what it saw";
+
+    fn fold(_: &Item, siblings: &[Sibling]) -> Result<Outcome, String> {
+        Ok(match fold_values(siblings, decode, State::join)? {
+            Some(state) => Outcome::Merged(state.encode()),
+            None => Outcome::Deleted,
+        })
+    }
+
+    fn apply(
+        _: &Item,
+        state: Option<&[u8]>,
+        operation: &[u8],
+        event: &Event,
+    ) -> Result<Vec<u8>, String> {
+        let operation = parse(operation)?;
+        let mut state = state.map_or_else(|| Ok(State::default()), decode)?;
+        let (actor, counter) = (&event.dot.actor, event.dot.counter);
+        state.see(actor, counter)?;
+        for (field, value) in &operation {
+            match value {
+                Some(value) => {
+                    let written_at = event.written_at;
+                    state.write(field, Written { written_at, value }, actor, counter);
+                }
+                None => state.remove(field),
             }
-            None => state.remove(field),
         }
+        Ok(state.encode())
     }
-    Ok(state.encode())
-}
 
-/// What a client sees of a state.
-pub fn render(state: &[u8]) -> Result<View, String> {
-    let state = decode(state)?;
-    let mut body = vec![b'{'];
-    for (field, writes) in state.keys() {
-        let winner = writes
-            .iter()
-            .max_by_key(|write| (write.content.written_at, write.actor, write.counter));
-        let written = winner.expect("no field is without a write").content;
-        if body.len() > 1 {
-            body.push(b',');
+    fn render(state: &[u8]) -> Result<View, String> {
+        let state = decode(state)?;
+        let mut body = vec![b'{'];
+        for (field, writes) in state.keys() {
+            let winner = writes
+                .iter()
+                .max_by_key(|write| (write.content.written_at, write.actor, write.counter));
+            let written = winner.expect("no field is without a write").content;
+            if body.len() > 1 {
+                body.push(b',');
+            }
+            text::put_string(&mut body, field);
+            body.push(b':');
+            body.extend_from_slice(written.value.as_bytes());
         }
-        json::put_string(&mut body, field);
-        body.push(b':');
-        body.extend_from_slice(written.value.as_bytes());
+        body.push(b'}');
+        Ok(View {
+            body,
+            content_type: "application/json",
+        })
     }
-    body.push(b'}');
-    Ok(View {
-        body,
-        content_type: "application/json",
-    })
-}
 
-/// Operations for the law check: few fields and values, so that they meet.
-pub fn operations(seed: u64, count: u32) -> Vec<Vec<u8>> {
-    const FIELDS: &[&str] = &[r#""name""#, r#""age""#, r#""""#, r#""\u00e9\n""#];
-    const VALUES: &[&str] = &["1", "1.0", r#""Ada""#, "null", r#"{"b":[],"a":0.5}"#];
-    let mut dice = Dice::new(seed);
-    let mut operation = || {
-        let one = dice.below(FIELDS.len() as u64) as usize;
-        let other = (one + 1 + dice.below(FIELDS.len() as u64 - 1) as usize) % FIELDS.len();
-        let (one, other) = (FIELDS[one], FIELDS[other]);
-        let (this, that) = (dice.pick(VALUES), dice.pick(VALUES));
-        match dice.below(8) {
-            0..3 => format!(r#"{{"set":{{{one}:{this}}}}}"#),
-            3 => format!(r#"{{"set":{{{one}:{this},{other}:{that}}}}}"#),
-            4..7 => format!(r#"{{"unset":[{one}]}}"#),
-            _ => format!(r#"{{"unset":[{one},{other}]}}"#),
-        }
-    };
-    (0..count).map(|_| operation().into_bytes()).collect()
+    /// Operations for the law check: few fields and values, so that they meet.
+    fn operations(seed: u64, count: u32) -> Vec<Vec<u8>> {
+        const FIELDS: &[&str] = &[r#""name""#, r#""age""#, r#""""#, r#""\u00e9\n""#];
+        const VALUES: &[&str] = &["1", "1.0", r#""Ada""#, "null", r#"{"b":[],"a":0.5}"#];
+        let mut dice = Dice::new(seed);
+        let mut operation = || {
+            let one = dice.below(FIELDS.len() as u64) as usize;
+            let other = (one + 1 + dice.below(FIELDS.len() as u64 - 1) as usize) % FIELDS.len();
+            let (one, other) = (FIELDS[one], FIELDS[other]);
+            let (this, that) = (dice.pick(VALUES), dice.pick(VALUES));
+            match dice.below(8) {
+                0..3 => format!(r#"{{"set":{{{one}:{this}}}}}"#),
+                3 => format!(r#"{{"set":{{{one}:{this},{other}:{that}}}}}"#),
+                4..7 => format!(r#"{{"unset":[{one}]}}"#),
+                _ => format!(r#"{{"unset":[{one},{other}]}}"#),
+            }
+        };
+        (0..count).map(|_| operation().into_bytes()).collect()
+    }
 }
 
 /// What to write to which field; `None` to unset it.
@@ -163,24 +172,24 @@ fn parse(operation: &[u8]) -> Result<Vec<(String, Option<String>)>, String> {
         "set" if !value.starts_with('{') => {
             return refused("set takes an object of fields and their values");
         }
-        "set" => json::members(&value)
-            .map(|(field, value)| (json::unquoted(field), Some(value.to_owned())))
+        "set" => text::members(&value)
+            .map(|(field, value)| (text::unquoted(field), Some(value.to_owned())))
             .collect(),
         "unset" if !value.starts_with('[') => {
             return refused("unset takes an array of names of fields");
         }
         "unset" => {
-            if let Some(other) = json::items(&value).find(|item| !item.starts_with('"')) {
+            if let Some(other) = text::items(&value).find(|item| !item.starts_with('"')) {
                 return refused(&format!(
                     "unset takes names of fields, which are strings, and this is {}",
-                    json::clipped(other)
+                    text::clipped(other)
                 ));
             }
-            json::items(&value)
-                .map(|field| (json::unquoted(field), None))
+            text::items(&value)
+                .map(|field| (text::unquoted(field), None))
                 .collect()
         }
-        _ => return refused(&format!("there is no {:?}", json::clipped(&name))),
+        _ => return refused(&format!("there is no {:?}", text::clipped(&name))),
     };
     if fields.is_empty() {
         return refused(&format!("{name} takes one field or more"));

@@ -17,42 +17,48 @@
 //! of another, no module could break ties by dot and regroup; see the test
 //! `a_borrowed_dot_would_not_regroup`.)
 
-use kinfold_guest::dice::Dice;
-use kinfold_guest::{Outcome, Sibling};
+use kinfold_reconciler::{Dice, Item, Outcome, Reconciler, Sibling};
 
-/// The last write; `siblings` has one entry or more.
-pub fn fold(siblings: &[Sibling]) -> Result<Outcome, String> {
-    // A dot names one write, so two siblings never tie on it. The value comes
-    // last so that even siblings that break this are folded in any order.
-    let last = siblings
-        .iter()
-        .max_by_key(|sibling| (sibling.written_at, &sibling.dot, &sibling.value))
-        .ok_or("there is nothing to fold: at least one sibling is expected")?;
-    Ok(match &last.value {
-        Some(value) => Outcome::Merged(value.clone()),
-        None => Outcome::Deleted,
-    })
-}
+/// What a table calls `lww`.
+pub struct Lww;
 
-/// Values for the law check: few and short, so that they collide.
-pub fn samples(seed: u64, count: u32) -> Vec<Vec<u8>> {
-    const VALUES: &[&[u8]] = &[
-        b"",
-        b"a",
-        b"b",
-        b"apple",
-        b"pear",
-        b"\x00\xff",
-        b"{}",
-        b"{\"a\":1}",
-    ];
-    let mut dice = Dice::new(seed);
-    (0..count).map(|_| dice.pick(VALUES).to_vec()).collect()
+impl Reconciler for Lww {
+    const SUMMARY: &str = "Last write wins: the newest written-at, then the greatest dot; a delete is a version like any other";
+    const EAGER: bool = true;
+
+    fn fold(_: &Item, siblings: &[Sibling]) -> Result<Outcome, String> {
+        // A dot names one write, so two siblings never tie on it. The value comes
+        // last so that even siblings that break this are folded in any order.
+        let last = siblings
+            .iter()
+            .max_by_key(|sibling| (sibling.written_at, &sibling.dot, &sibling.value))
+            .ok_or("there is nothing to fold: at least one sibling is expected")?;
+        Ok(match &last.value {
+            Some(value) => Outcome::Merged(value.clone()),
+            None => Outcome::Deleted,
+        })
+    }
+
+    /// Values for the law check: few and short, so that they collide.
+    fn samples(seed: u64, count: u32) -> Vec<Vec<u8>> {
+        const VALUES: &[&[u8]] = &[
+            b"",
+            b"a",
+            b"b",
+            b"apple",
+            b"pear",
+            b"\x00\xff",
+            b"{}",
+            b"{\"a\":1}",
+        ];
+        let mut dice = Dice::new(seed);
+        (0..count).map(|_| dice.pick(VALUES).to_vec()).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use kinfold_guest::laws::{Merge, check, search, sibling, stand_in};
+    use kinfold_reconciler::testing::{check_siblings, conclude, item, report, sibling, stand_in};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -66,7 +72,7 @@ mod tests {
     fn the_newest_time_wins_over_every_dot() {
         let old = sibling(Some(b"old"), 1, 9, 9);
         let new = sibling(Some(b"new"), 2, 1, 1);
-        assert_eq!(fold(&[new, old]), merged(b"new"));
+        assert_eq!(Lww::fold(&item(), &[new, old]), merged(b"new"));
     }
 
     #[test]
@@ -74,25 +80,37 @@ mod tests {
         let one = sibling(Some(b"one"), 5, 1, 9);
         let two = sibling(Some(b"two"), 5, 2, 1);
         let three = sibling(Some(b"three"), 5, 2, 3);
-        assert_eq!(fold(&[two.clone(), one.clone()]), merged(b"two"));
-        assert_eq!(fold(&[three, two, one]), merged(b"three"));
+        assert_eq!(
+            Lww::fold(&item(), &[two.clone(), one.clone()]),
+            merged(b"two")
+        );
+        assert_eq!(Lww::fold(&item(), &[three, two, one]), merged(b"three"));
     }
 
     #[test]
     fn a_tombstone_wins_and_loses_like_any_version() {
         let put = sibling(Some(b"put"), 5, 1, 1);
         assert_eq!(
-            fold(&[put.clone(), sibling(None, 6, 1, 2)]),
+            Lww::fold(&item(), &[put.clone(), sibling(None, 6, 1, 2)]),
             Ok(Outcome::Deleted)
         );
-        assert_eq!(fold(&[put.clone(), sibling(None, 4, 1, 2)]), merged(b"put"));
-        assert_eq!(fold(&[put, sibling(None, 5, 1, 2)]), Ok(Outcome::Deleted));
+        assert_eq!(
+            Lww::fold(&item(), &[put.clone(), sibling(None, 4, 1, 2)]),
+            merged(b"put")
+        );
+        assert_eq!(
+            Lww::fold(&item(), &[put, sibling(None, 5, 1, 2)]),
+            Ok(Outcome::Deleted)
+        );
     }
 
     #[test]
     fn one_sibling_is_itself_and_none_is_an_error() {
-        assert_eq!(fold(&[sibling(Some(b"\x00"), 5, 1, 1)]), merged(b"\x00"));
-        assert!(fold(&[]).is_err());
+        assert_eq!(
+            Lww::fold(&item(), &[sibling(Some(b"\x00"), 5, 1, 1)]),
+            merged(b"\x00")
+        );
+        assert!(Lww::fold(&item(), &[]).is_err());
     }
 
     /// Why a fold must carry the winner's dot: with the newest time of `x` and
@@ -105,13 +123,16 @@ mod tests {
         let z = sibling(Some(b"z"), 5, 1, 7);
         let mut xy = stand_in(
             &[x.clone(), y.clone()],
-            fold(&[x.clone(), y.clone()]).unwrap(),
+            Lww::fold(&item(), &[x.clone(), y.clone()]).unwrap(),
         );
-        assert_eq!(fold(&[x.clone(), y.clone(), z.clone()]), merged(b"z"));
-        assert_eq!(fold(&[xy.clone(), z.clone()]), merged(b"z"));
+        assert_eq!(
+            Lww::fold(&item(), &[x.clone(), y.clone(), z.clone()]),
+            merged(b"z")
+        );
+        assert_eq!(Lww::fold(&item(), &[xy.clone(), z.clone()]), merged(b"z"));
         xy.dot = y.dot;
         assert_eq!(
-            fold(&[xy, z]),
+            Lww::fold(&item(), &[xy, z]),
             merged(b"x"),
             "the two maxima apart do not regroup"
         );
@@ -119,9 +140,9 @@ mod tests {
 
     #[test]
     fn samples_follow_the_seed() {
-        assert_eq!(samples(7, 20), samples(7, 20));
-        assert_ne!(samples(7, 20), samples(8, 20));
-        assert_eq!(samples(7, 20).len(), 20);
+        assert_eq!(Lww::samples(7, 20), Lww::samples(7, 20));
+        assert_ne!(Lww::samples(7, 20), Lww::samples(8, 20));
+        assert_eq!(Lww::samples(7, 20).len(), 20);
     }
 
     /// Siblings with distinct dots, few times and few values.
@@ -142,30 +163,22 @@ mod tests {
 
     #[test]
     fn the_law_check_finds_nothing() {
-        let merge = Merge {
-            fold,
-            samples: samples,
-            data_type: None,
-        };
         for seed in 0..4 {
-            let decided = search(merge, seed, 200);
-            assert!(
-                decided.clone().is_ok_and(|cases| cases > 120),
-                "{decided:?}"
-            );
+            let decided = conclude(&report::<Lww>(seed, 200));
+            assert!(decided > 120, "seed {seed} decided {decided}");
         }
     }
 
     proptest! {
         #[test]
         fn lawful(siblings in siblings()) {
-            check(fold, &siblings).map_err(TestCaseError::fail)?;
+            check_siblings(Lww::fold, &siblings).map_err(TestCaseError::fail)?;
         }
 
         /// The winner is an input, and none of the others is later.
         #[test]
         fn keeps_the_last(siblings in siblings()) {
-            let kept = fold(&siblings).unwrap().into_value();
+            let kept = Lww::fold(&item(), &siblings).unwrap().into_value();
             let last = siblings.iter().max_by_key(|s| (s.written_at, s.dot.clone())).unwrap();
             prop_assert_eq!(&kept, &last.value);
         }

@@ -5,8 +5,4 @@ pub mod merge;
 
 mod state;
 
-kinfold_guest::export_data_type! {
-    merge: merge,
-    summary: "A cart: concurrent additions add up, a removal removes what it saw and nothing else",
-    eager: true,
-}
+kinfold_reconciler::export_data_type!(merge::OrCart);

@@ -24,72 +24,82 @@
 //! sees to that), and a version that it did not see survives it, whole.
 //!
 //! The fold of one sibling is that sibling: a state is canonical or refused.
-//! [`apply`] refuses an operation with a text that says what is expected, and
-//! [`render`] fails only on bytes that neither `apply` nor [`fold`] made.
+//! [`OrCart::apply`] refuses an operation with a text that says what is expected, and
+//! [`OrCart::render`] fails only on bytes that no operation and no fold made.
 //!
 //! Why it is lawful: states are a join semilattice (`state.rs`), the fold is the
 //! join, and an operation only ever moves a state up. Neither times nor dots of
 //! siblings are looked at.
 
-use kinfold_guest::dice::Dice;
-use kinfold_guest::{Event, MAX_EXACT_JSON_INTEGER, Outcome, Sibling, View, fold_values};
+use kinfold_reconciler::{
+    DataType, Dice, Event, Item, MAX_EXACT_JSON_INTEGER, Outcome, Sibling, View, fold_values,
+};
 use serde::Deserialize;
 
 use crate::state::State;
 
-/// The join of the states; `siblings` has one entry or more.
-pub fn fold(siblings: &[Sibling]) -> Result<Outcome, String> {
-    Ok(match fold_values(siblings, State::decode, State::join)? {
-        Some(state) => Outcome::Merged(state.encode()),
-        None => Outcome::Deleted,
-    })
-}
+/// What a table calls `or-cart`.
+pub struct OrCart;
 
-/// The state after one operation; `state` is `None` when there is no item yet.
-/// An error refuses the operation.
-pub fn apply(state: Option<&[u8]>, operation: &[u8], event: &Event) -> Result<Vec<u8>, String> {
-    let operation = Operation::parse(operation)?;
-    let mut state = state.map_or_else(|| Ok(State::default()), State::decode)?;
-    let (actor, counter) = (&event.dot.actor, event.dot.counter);
-    state.see(actor, counter)?;
-    match &operation {
-        Operation::Add(item, quantity) => state.add(item, *quantity, actor, counter)?,
-        Operation::Set(item, 0) | Operation::Remove(item) => state.remove(item),
-        Operation::Set(item, quantity) => state.set(item, *quantity, actor, counter),
+impl DataType for OrCart {
+    const SUMMARY: &str =
+        "A cart: concurrent additions add up, a removal removes what it saw and nothing else";
+
+    fn fold(_: &Item, siblings: &[Sibling]) -> Result<Outcome, String> {
+        Ok(match fold_values(siblings, State::decode, State::join)? {
+            Some(state) => Outcome::Merged(state.encode()),
+            None => Outcome::Deleted,
+        })
     }
-    Ok(state.encode())
-}
 
-/// What a client sees of a state.
-pub fn render(state: &[u8]) -> Result<View, String> {
-    let quantities = State::decode(state)?.quantities();
-    let body = serde_json::to_vec(&quantities).expect("a map of strings to integers is JSON");
-    Ok(View {
-        body,
-        content_type: "application/json",
-    })
-}
-
-/// Operations for the law check: few items, so that they meet.
-pub fn operations(seed: u64, count: u32) -> Vec<Vec<u8>> {
-    const ITEMS: &[&str] = &[
-        r#""apple""#,
-        r#""pear""#,
-        r#""fig""#,
-        r#""""#,
-        r#""\u00e9\n""#,
-    ];
-    let mut dice = Dice::new(seed);
-    let mut operation = || {
-        let item = dice.pick(ITEMS);
-        match dice.below(8) {
-            0 | 1 => format!(r#"{{"add":{item}}}"#),
-            2 | 3 => format!(r#"{{"add":{item},"quantity":{}}}"#, 1 + dice.below(3)),
-            4 => format!(r#"{{"set":{item},"quantity":{}}}"#, dice.below(3)),
-            _ => format!(r#"{{"remove":{item}}}"#),
+    fn apply(
+        _: &Item,
+        state: Option<&[u8]>,
+        operation: &[u8],
+        event: &Event,
+    ) -> Result<Vec<u8>, String> {
+        let operation = Operation::parse(operation)?;
+        let mut state = state.map_or_else(|| Ok(State::default()), State::decode)?;
+        let (actor, counter) = (&event.dot.actor, event.dot.counter);
+        state.see(actor, counter)?;
+        match &operation {
+            Operation::Add(item, quantity) => state.add(item, *quantity, actor, counter)?,
+            Operation::Set(item, 0) | Operation::Remove(item) => state.remove(item),
+            Operation::Set(item, quantity) => state.set(item, *quantity, actor, counter),
         }
-    };
-    (0..count).map(|_| operation().into_bytes()).collect()
+        Ok(state.encode())
+    }
+
+    fn render(state: &[u8]) -> Result<View, String> {
+        let quantities = State::decode(state)?.quantities();
+        let body = serde_json::to_vec(&quantities).expect("a map of strings to integers is JSON");
+        Ok(View {
+            body,
+            content_type: "application/json",
+        })
+    }
+
+    /// Operations for the law check: few items, so that they meet.
+    fn operations(seed: u64, count: u32) -> Vec<Vec<u8>> {
+        const ITEMS: &[&str] = &[
+            r#""apple""#,
+            r#""pear""#,
+            r#""fig""#,
+            r#""""#,
+            r#""\u00e9\n""#,
+        ];
+        let mut dice = Dice::new(seed);
+        let mut operation = || {
+            let item = dice.pick(ITEMS);
+            match dice.below(8) {
+                0 | 1 => format!(r#"{{"add":{item}}}"#),
+                2 | 3 => format!(r#"{{"add":{item},"quantity":{}}}"#, 1 + dice.below(3)),
+                4 => format!(r#"{{"set":{item},"quantity":{}}}"#, dice.below(3)),
+                _ => format!(r#"{{"remove":{item}}}"#),
+            }
+        };
+        (0..count).map(|_| operation().into_bytes()).collect()
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]

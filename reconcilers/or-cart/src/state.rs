@@ -63,7 +63,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kinfold_guest::varint::{self, Fault, Reader};
+use kinfold_reconciler::varint::{self, Fault, Reader};
 
 /// The additions of one actor to one item that are kept apart. Eight is more
 /// than one node takes for one item of a cart while another is cut off from it,

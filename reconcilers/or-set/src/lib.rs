@@ -3,8 +3,4 @@
 #[forbid(unsafe_code)]
 pub mod merge;
 
-kinfold_guest::export_data_type! {
-    merge: merge,
-    summary: "A set of JSON values: a removal removes what it saw, an addition made meanwhile stays",
-    eager: true,
-}
+kinfold_reconciler::export_data_type!(merge::OrSet);

@@ -4,8 +4,4 @@
 #[forbid(unsafe_code)]
 pub mod merge;
 
-kinfold_guest::export_data_type! {
-    merge: merge,
-    summary: "A counter: concurrent additions and subtractions all count, each once",
-    eager: true,
-}
+kinfold_reconciler::export_data_type!(merge::PnCounter);

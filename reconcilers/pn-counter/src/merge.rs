@@ -10,7 +10,7 @@
 //! the item deleted: versions that a deletion did not see survive it, whole.
 //!
 //! The fold of one sibling is that sibling: a state is canonical or refused.
-//! [`render`] fails only on bytes that neither [`apply`] nor [`fold`] made.
+//! [`PnCounter::render`] fails only on bytes that no operation and no fold made.
 //!
 //! # State
 //!
@@ -41,69 +41,76 @@
 
 use std::collections::BTreeMap;
 
-use kinfold_guest::dice::Dice;
-use kinfold_guest::varint::{self, Fault, Reader};
-use kinfold_guest::{Event, Outcome, Sibling, View, fold_values};
+use kinfold_reconciler::varint::{self, Fault, Reader};
+use kinfold_reconciler::{DataType, Dice, Event, Item, Outcome, Sibling, View, fold_values};
 use serde::Deserialize;
 
 const VERSION: u8 = 1;
 
-/// The join of the states; `siblings` has one entry or more.
-pub fn fold(siblings: &[Sibling]) -> Result<Outcome, String> {
-    Ok(match fold_values(siblings, State::decode, State::join)? {
-        Some(state) => Outcome::Merged(state.encode()),
-        None => Outcome::Deleted,
-    })
-}
+/// What a table calls `pn-counter`.
+pub struct PnCounter;
 
-/// The state after one operation; `state` is `None` when there is no item yet.
-/// An error refuses the operation.
-pub fn apply(state: Option<&[u8]>, operation: &[u8], event: &Event) -> Result<Vec<u8>, String> {
-    let step = parse(operation)?;
-    let mut state = state.map_or_else(|| Ok(State::default()), State::decode)?;
-    let pair = state.0.entry(&event.dot.actor).or_default();
-    if event.dot.counter <= pair.counter {
-        return Err(format!(
-            "an operation needs a fresh dot: {} is not above {}, which its actor has used",
-            event.dot.counter, pair.counter
-        ));
+impl DataType for PnCounter {
+    const SUMMARY: &str = "A counter: concurrent additions and subtractions all count, each once";
+
+    fn fold(_: &Item, siblings: &[Sibling]) -> Result<Outcome, String> {
+        Ok(match fold_values(siblings, State::decode, State::join)? {
+            Some(state) => Outcome::Merged(state.encode()),
+            None => Outcome::Deleted,
+        })
     }
-    let sum = pair.sum.checked_add(step).ok_or_else(|| {
-        format!("adding {step} would take the counter out of 64 bits on this node")
-    })?;
-    *pair = Pair {
-        counter: event.dot.counter,
-        sum,
-    };
-    Ok(state.encode())
-}
 
-/// What a client sees of a state.
-pub fn render(state: &[u8]) -> Result<View, String> {
-    let total: i128 = State::decode(state)?
-        .0
-        .values()
-        .map(|pair| i128::from(pair.sum))
-        .sum();
-    Ok(View {
-        body: total.to_string().into_bytes(),
-        content_type: "application/json",
-    })
-}
-
-/// Operations for the law check: small, so that sums collide, and now and then
-/// large, so that they come near the edge.
-pub fn operations(seed: u64, count: u32) -> Vec<Vec<u8>> {
-    let mut dice = Dice::new(seed);
-    let mut operation = || {
-        let step = match dice.below(16) {
-            0 => i64::from(i32::MAX),
-            1 => i64::from(i32::MIN),
-            _ => dice.below(7) as i64 - 3,
+    fn apply(
+        _: &Item,
+        state: Option<&[u8]>,
+        operation: &[u8],
+        event: &Event,
+    ) -> Result<Vec<u8>, String> {
+        let step = parse(operation)?;
+        let mut state = state.map_or_else(|| Ok(State::default()), State::decode)?;
+        let pair = state.0.entry(&event.dot.actor).or_default();
+        if event.dot.counter <= pair.counter {
+            return Err(format!(
+                "an operation needs a fresh dot: {} is not above {}, which its actor has used",
+                event.dot.counter, pair.counter
+            ));
+        }
+        let sum = pair.sum.checked_add(step).ok_or_else(|| {
+            format!("adding {step} would take the counter out of 64 bits on this node")
+        })?;
+        *pair = Pair {
+            counter: event.dot.counter,
+            sum,
         };
-        format!("{{\"add\":{step}}}").into_bytes()
-    };
-    (0..count).map(|_| operation()).collect()
+        Ok(state.encode())
+    }
+
+    fn render(state: &[u8]) -> Result<View, String> {
+        let total: i128 = State::decode(state)?
+            .0
+            .values()
+            .map(|pair| i128::from(pair.sum))
+            .sum();
+        Ok(View {
+            body: total.to_string().into_bytes(),
+            content_type: "application/json",
+        })
+    }
+
+    /// Operations for the law check: small, so that sums collide, and now and then
+    /// large, so that they come near the edge.
+    fn operations(seed: u64, count: u32) -> Vec<Vec<u8>> {
+        let mut dice = Dice::new(seed);
+        let mut operation = || {
+            let step = match dice.below(16) {
+                0 => i64::from(i32::MAX),
+                1 => i64::from(i32::MIN),
+                _ => dice.below(7) as i64 - 3,
+            };
+            format!("{{\"add\":{step}}}").into_bytes()
+        };
+        (0..count).map(|_| operation()).collect()
+    }
 }
 
 fn parse(json: &[u8]) -> Result<i64, String> {
@@ -190,51 +197,29 @@ fn read(bytes: &[u8]) -> Result<State<'_>, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use kinfold_guest::Dot;
-    use kinfold_guest::laws::{Merge, check, search, sibling};
-    use proptest::collection::vec;
-    use proptest::prelude::*;
+    use kinfold_histories::{Histories, Model, crowd};
+    use kinfold_reconciler::Dot;
+    use kinfold_reconciler::testing::{Replica, event, item, join, view};
 
     use super::*;
 
-    fn event(actor: u8, counter: u64) -> Event {
-        Event {
-            dot: Dot {
-                actor: vec![actor; 16],
-                counter,
-            },
-            written_at: 0,
-        }
-    }
-
     fn add(state: Option<&[u8]>, step: i64, actor: u8, counter: u64) -> Result<Vec<u8>, String> {
-        apply(
+        PnCounter::apply(
+            &item(),
             state,
             format!("{{\"add\":{step}}}").as_bytes(),
             &event(actor, counter),
         )
     }
 
-    fn join(states: &[&[u8]]) -> Vec<u8> {
-        let siblings: Vec<Sibling> = states
-            .iter()
-            .zip(1..)
-            .map(|(state, n)| sibling(Some(state), n, 1, n))
-            .collect();
-        fold(&siblings).unwrap().into_value().unwrap()
-    }
-
-    fn view(state: &[u8]) -> String {
-        let view = render(state).unwrap();
-        assert_eq!(view.content_type, "application/json");
-        String::from_utf8(view.body).unwrap()
-    }
-
     #[test]
     fn counts_up_and_down() {
         let one = add(None, 5, 1, 1).unwrap();
         let two = add(Some(&one), -8, 1, 7).unwrap();
-        assert_eq!((view(&one), view(&two)), ("5".into(), "-3".into()));
+        assert_eq!(
+            (view::<PnCounter>(&one), view::<PnCounter>(&two)),
+            ("5".into(), "-3".into())
+        );
     }
 
     #[test]
@@ -242,8 +227,11 @@ mod tests {
         let base = add(None, 10, 1, 1).unwrap();
         let left = add(Some(&base), -4, 1, 2).unwrap();
         let right = add(Some(&base), 3, 2, 2).unwrap();
-        assert_eq!(view(&join(&[&left, &right])), "9");
-        assert_eq!(view(&join(&[&right, &left, &base, &right])), "9");
+        assert_eq!(view::<PnCounter>(&join::<PnCounter>(&[&left, &right])), "9");
+        assert_eq!(
+            view::<PnCounter>(&join::<PnCounter>(&[&right, &left, &base, &right])),
+            "9"
+        );
     }
 
     /// A sum that fell is still the later one: its counter says so.
@@ -251,15 +239,7 @@ mod tests {
     fn the_later_pair_wins_not_the_larger_sum() {
         let high = add(None, 10, 1, 1).unwrap();
         let low = add(Some(&high), -9, 1, 2).unwrap();
-        assert_eq!(view(&join(&[&high, &low])), "1");
-    }
-
-    #[test]
-    fn tombstones_contribute_nothing() {
-        let state = add(None, 1, 1, 1).unwrap();
-        let (count, gone) = (sibling(Some(&state), 1, 1, 1), sibling(None, 9, 9, 9));
-        assert_eq!(fold(&[count, gone.clone()]), Ok(Outcome::Merged(state)));
-        assert_eq!(fold(&[gone.clone(), gone]), Ok(Outcome::Deleted));
+        assert_eq!(view::<PnCounter>(&join::<PnCounter>(&[&high, &low])), "1");
     }
 
     #[test]
@@ -268,23 +248,13 @@ mod tests {
         assert!(add(Some(&full), 1, 1, 2).unwrap_err().contains("64 bits"));
         assert!(add(Some(&full), -1, 1, 2).is_ok());
         let fuller = add(Some(&full), i64::MAX, 2, 2).unwrap();
-        assert_eq!(view(&fuller), (2 * i128::from(i64::MAX)).to_string());
-        let empty = add(None, i64::MIN, 1, 1).unwrap();
-        assert_eq!(view(&empty), i64::MIN.to_string());
-        assert!(add(Some(&empty), -1, 1, 2).is_err());
-    }
-
-    #[test]
-    fn refuses_a_dot_that_is_not_fresh() {
-        let state = add(None, 1, 1, 5).unwrap();
-        assert!(
-            add(Some(&state), 1, 1, 5)
-                .unwrap_err()
-                .contains("fresh dot")
+        assert_eq!(
+            view::<PnCounter>(&fuller),
+            (2 * i128::from(i64::MAX)).to_string()
         );
-        assert!(add(Some(&state), 1, 1, 4).is_err());
-        assert!(add(None, 1, 1, 0).is_err());
-        assert!(add(Some(&state), 1, 2, 1).is_ok());
+        let empty = add(None, i64::MIN, 1, 1).unwrap();
+        assert_eq!(view::<PnCounter>(&empty), i64::MIN.to_string());
+        assert!(add(Some(&empty), -1, 1, 2).is_err());
     }
 
     #[test]
@@ -303,7 +273,8 @@ mod tests {
             "{\"add\":1,\"sub\":2}",
             "{\"add\":1}}",
         ] {
-            let error = apply(None, wrong.as_bytes(), &event(1, 1)).expect_err(wrong);
+            let error =
+                PnCounter::apply(&item(), None, wrong.as_bytes(), &event(1, 1)).expect_err(wrong);
             assert!(
                 error.starts_with("an operation on a counter is {\"add\":-3}"),
                 "{error}"
@@ -315,155 +286,59 @@ mod tests {
     fn refuses_states_that_it_did_not_make() {
         let good = add(None, 1, 1, 1).unwrap();
         for cut in 0..good.len() {
-            assert!(render(&good[..cut]).is_err(), "cut at {cut}");
+            assert!(PnCounter::render(&good[..cut]).is_err(), "cut at {cut}");
         }
         assert!(
-            render(&[&good[..], &[0]].concat()).is_err(),
+            PnCounter::render(&[&good[..], &[0]].concat()).is_err(),
             "bytes left over"
         );
-        let error = render(b"17").unwrap_err();
+        let error = PnCounter::render(b"17").unwrap_err();
         assert!(
             error.starts_with("this is not the state of a pn-counter: "),
             "{error}"
         );
-        assert!(render(&[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]).is_err());
+        assert!(
+            PnCounter::render(&[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1])
+                .is_err()
+        );
     }
 
     /// One pair for each actor, whatever the number of operations.
     #[test]
     fn states_stay_small() {
-        let mut state = None;
-        for counter in 1..=10_000 {
-            state = Some(add(state.as_deref(), 7, (counter % 5) as u8, counter).unwrap());
+        let (mut replicas, largest) = crowd::<PnCounter>(|_, _| r#"{"add":7}"#.to_owned());
+        let mut last = replicas.remove(0);
+        for replica in &replicas {
+            last.receive(replica);
         }
-        let state = state.unwrap();
-        assert_eq!(view(&state), "70000");
-        assert!(state.len() < 128, "{} bytes", state.len());
+        assert_eq!(last.view(), "70000");
+        assert!(largest < 128, "{largest} bytes");
     }
 
-    const REPLICAS: usize = 3;
+    /// Every operation that a replica has heard of, by its dot.
+    #[derive(Clone, Default)]
+    struct Steps(BTreeMap<Dot, i64>);
 
-    /// What a history leaves: each replica's end (of those that did anything),
-    /// every state on the way, and the sum of its steps.
-    struct Played {
-        ends: Vec<Vec<u8>>,
-        states: Vec<Vec<u8>>,
-        sum: i64,
-    }
+    impl Model<PnCounter> for Steps {
+        type Step = i64;
 
-    /// Plays a history: (replica, step, replica to hear of first, counters to
-    /// skip).
-    fn play(steps: &[(usize, i64, usize, u64)]) -> Played {
-        let mut ends: Vec<Option<Vec<u8>>> = vec![None; REPLICAS];
-        let (mut states, mut sum, mut counter) = (Vec::new(), 0, 0);
-        for &(at, step, from, skip) in steps {
-            if let Some(theirs) = ends[from].clone() {
-                let heard = ends[at].as_deref().map(|ours| join(&[ours, &theirs]));
-                ends[at] = Some(heard.unwrap_or(theirs));
-            }
-            counter += 1 + skip;
-            sum += step;
-            ends[at] = Some(add(ends[at].as_deref(), step, at as u8, counter).unwrap());
-            states.extend(ends[at].clone());
+        fn step(&mut self, replica: &mut Replica<PnCounter>, step: &i64) {
+            replica.does(&format!("{{\"add\":{step}}}"));
+            self.0.insert(replica.dot(), *step);
         }
-        Played {
-            ends: ends.into_iter().flatten().collect(),
-            states,
-            sum,
+
+        fn hear(&mut self, other: &Steps) {
+            self.0.extend(other.0.clone());
+        }
+
+        fn view(&self) -> Option<String> {
+            Some(self.0.values().sum::<i64>().to_string())
         }
     }
 
-    fn history() -> impl Strategy<Value = Vec<(usize, i64, usize, u64)>> {
-        vec((0..REPLICAS, -3..4i64, 0..REPLICAS, 0..2u64), 1..20)
+    fn histories() -> Histories<PnCounter, Steps> {
+        Histories::new(-3..4i64)
     }
 
-    fn pick(states: &[Vec<u8>], picks: &[(prop::sample::Index, bool)]) -> Vec<Sibling> {
-        let picks = picks.iter().zip(1..);
-        picks
-            .map(|((index, there), n)| {
-                let state = there.then(|| index.get(states));
-                sibling(state.map(|state| &state[..]), n % 3, 1, n)
-            })
-            .collect()
-    }
-
-    #[test]
-    fn the_law_check_finds_nothing() {
-        let merge = Merge {
-            fold,
-            samples: operations,
-            data_type: Some((apply, render)),
-        };
-        for seed in 0..4 {
-            let decided = search(merge, seed, 200);
-            assert!(
-                decided.clone().is_ok_and(|cases| cases > 120),
-                "{decided:?}"
-            );
-        }
-    }
-
-    proptest! {
-        /// Laws 2 to 5, on old and new states, and on edited ones that decode.
-        #[test]
-        fn lawful(
-            steps in history(),
-            edits in vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..6u8), 0..9),
-            picks in vec((any::<prop::sample::Index>(), prop::bool::weighted(0.9)), 1..5),
-        ) {
-            let mut states = play(&steps).states;
-            for (which, index, byte) in edits {
-                let mut forged = which.get(&states).clone();
-                let at = index.index(forged.len());
-                forged[at] = byte;
-                if State::decode(&forged).is_ok() {
-                    states.push(forged);
-                }
-            }
-            check(fold, &pick(&states, &picks)).map_err(TestCaseError::fail)?;
-        }
-
-        /// Law 6, and the sum: replicas agree in any order, an operation moves a
-        /// state up, every state has a view.
-        #[test]
-        fn lawful_as_a_data_type(steps in history()) {
-            let Played { ends, states, sum } = play(&steps);
-            let mut ends: Vec<&[u8]> = ends.iter().map(|end| &end[..]).collect();
-            let one_way = join(&ends);
-            ends.reverse();
-            let other_way = ends[1..].iter().fold(ends[0].to_vec(), |all, one| join(&[one, &all]));
-            prop_assert_eq!(&one_way, &other_way);
-            prop_assert_eq!(view(&one_way), sum.to_string());
-            for state in &states {
-                prop_assert!(render(state).is_ok());
-                for operation in operations(state.len() as u64, 4) {
-                    let after = apply(Some(state), &operation, &event(7, 1000)).unwrap();
-                    prop_assert_eq!(join(&[state, &after]), after);
-                }
-            }
-        }
-
-        /// One state, one encoding; and any bytes at all are read or refused.
-        #[test]
-        fn decodes_what_it_encodes_and_nothing_else(
-            steps in history(),
-            edits in vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
-            noise in vec(any::<u8>(), 0..40),
-        ) {
-            let mut candidates = play(&steps).states;
-            candidates.push(noise);
-            for mut bytes in candidates {
-                for (index, byte) in &edits {
-                    if !bytes.is_empty() {
-                        let at = index.index(bytes.len());
-                        bytes[at] = *byte;
-                    }
-                }
-                if let Ok(state) = State::decode(&bytes) {
-                    prop_assert_eq!(state.encode(), &bytes[..]);
-                    prop_assert!(render(&bytes).is_ok());
-                }
-            }
-        }
-    }
+    kinfold_histories::tests!(PnCounter, histories(), r#"{"add":1}"#);
 }

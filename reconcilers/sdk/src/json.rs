@@ -14,7 +14,11 @@
 //! Not promised: that equal lists are equal when their order is by chance (use a
 //! `BTreeSet`, not a `HashSet` or `Vec`), that fields which the type does not
 //! name survive (`#[serde(deny_unknown_fields)]` refuses them instead), or that
-//! the merge is lawful, which the law check searches.
+//! the merge is lawful, which the law check searches. Nor that numbers equal in
+//! value are equal bytes when the type keeps them as written (`1` and `1.0` in a
+//! `serde_json::Value`): [`text`] is for such.
+
+pub mod text;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

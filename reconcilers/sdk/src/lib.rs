@@ -12,6 +12,9 @@
 //! | [`Reconciler`] | values are bytes, or the merge wants times and dots |
 //! | [`DataType`] | as above, with a state of bytes ([`varint`] is a codec for it) |
 //!
+//! For a [`DataType`] whose removals hold, [`causal`] is the state, [`operation`]
+//! reads what clients send, and [`json::text`] makes equal JSON values equal texts.
+//!
 //! ```
 //! use kinfold_reconciler::{Dice, JsonMerge};
 //! use serde::{Deserialize, Serialize};
@@ -48,9 +51,11 @@
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub mod bindings;
+pub mod causal;
 pub mod dice;
 mod export;
 pub mod json;
+pub mod operation;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 pub mod varint;

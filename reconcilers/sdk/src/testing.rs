@@ -14,23 +14,31 @@
 //! | `KINFOLD_SEED` | which cases are drawn; by chance if unset, as failures depend on the merge alone in the end |
 //! | `KINFOLD_CASES` | how many, [`DEFAULT_CASES`] if unset |
 
-use std::cell::Cell;
+mod replica;
+mod subject;
+
 use std::collections::hash_map::RandomState;
 use std::env;
 use std::hash::BuildHasher;
 use std::marker::PhantomData;
 use std::ops::ControlFlow;
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
 
 pub use kinfold_laws::Report;
-use kinfold_laws::{self as laws, Failure, Kind, Samples, Settings, Subject, Verdict};
+use kinfold_laws::{self as laws, Samples, Settings, Subject, Verdict};
 
 use crate::{DataType, Dot, Event, Item, Outcome, Reconciler, Sibling};
+
+pub use replica::{Replica, join, meet, view};
+pub use subject::Fold;
+use subject::{Alone, Merge, Type, from_laws, to_laws};
 
 /// How many cases a test tries, some forty folds each: a moment, and twice what an
 /// upload is checked with.
 pub const DEFAULT_CASES: u64 = 2_000;
+
+/// How long a node's actors are, and those of [`event`] and [`Replica`]: states
+/// that name actors are then as large as real ones.
+pub const ACTOR_BYTES: usize = 16;
 
 /// Fails the test with a counterexample if there is one, and when nothing could
 /// be checked at all.
@@ -53,6 +61,28 @@ pub fn report<M: Reconciler>(seed: u64, cases: u64) -> Report {
 /// As [`report`], of a data type.
 pub fn report_data_type<D: DataType>(seed: u64, cases: u64) -> Report {
     search(&Type::<D>(PhantomData), seed, cases)
+}
+
+/// Laws 1 to 5 on these very siblings (at least one): what is broken, or nothing.
+/// Siblings that the fold refuses must be refused in every order.
+///
+/// ```
+/// # use kinfold_reconciler::{Item, Outcome, Reconciler, Sibling, testing};
+/// # struct Last;
+/// # impl Reconciler for Last {
+/// #     const SUMMARY: &str = "The last";
+/// #     fn fold(_: &Item, siblings: &[Sibling]) -> Result<Outcome, String> {
+/// #         let last = siblings.iter().max_by_key(|one| (one.written_at, &one.dot));
+/// #         Ok(last.and_then(|one| one.value.clone()).map_or(Outcome::Deleted, Outcome::Merged))
+/// #     }
+/// # }
+/// let (put, gone) = (testing::sibling(Some(b"a"), 1, 1, 1), testing::sibling(None, 1, 2, 1));
+/// assert_eq!(testing::check_siblings(Last::fold, &[put, gone]), Ok(()));
+/// ```
+pub fn check_siblings(fold: Fold, siblings: &[Sibling]) -> Result<(), String> {
+    let siblings = siblings.iter().map(to_laws).collect();
+    laws::check_siblings(&Alone(fold), siblings)
+        .map_err(|counterexample| counterexample.to_string())
 }
 
 /// The fold of these values, written in this order by as many actors, as text.
@@ -92,76 +122,23 @@ pub fn item() -> Item {
     }
 }
 
+/// Where a test's operation happens: the clock stands at zero.
+pub fn event(actor: u8, counter: u64) -> Event {
+    Event {
+        dot: Dot {
+            actor: vec![actor; ACTOR_BYTES],
+            counter,
+        },
+        written_at: 0,
+    }
+}
+
 /// The sibling that a fold of `inputs` (at least one) is when it is folded again:
 /// it carries the greatest (written-at, dot) of them, the pair.
 pub fn stand_in(inputs: &[Sibling], outcome: Outcome) -> Sibling {
     let inputs: Vec<laws::Sibling> = inputs.iter().map(to_laws).collect();
     let inputs: Vec<&laws::Sibling> = inputs.iter().collect();
     from_laws(&laws::stand_in(&inputs, outcome.into_value()))
-}
-
-/// One replica of an item of a data type, for tests of operations.
-pub struct Replica<D> {
-    actor: u8,
-    counter: u64,
-    state: Option<Vec<u8>>,
-    data_type: PhantomData<D>,
-}
-
-impl<D: DataType> Replica<D> {
-    /// A replica that has seen nothing; each needs an actor of its own.
-    pub fn new(actor: u8) -> Self {
-        Replica {
-            actor,
-            counter: 0,
-            state: None,
-            data_type: PhantomData,
-        }
-    }
-
-    /// One operation; the error is what its client would see.
-    pub fn apply(&mut self, operation: &str) -> Result<(), String> {
-        self.counter += 1;
-        let event = Event {
-            dot: Dot {
-                actor: vec![self.actor],
-                counter: self.counter,
-            },
-            written_at: self.counter,
-        };
-        let operation = operation.as_bytes();
-        self.state = Some(D::apply(&item(), self.state.as_deref(), operation, &event)?);
-        Ok(())
-    }
-
-    /// Takes over what another one has.
-    #[track_caller]
-    pub fn receive(&mut self, other: &Replica<D>) {
-        let mine = sibling(
-            self.state.as_deref(),
-            self.counter,
-            self.actor,
-            self.counter,
-        );
-        let theirs = sibling(
-            other.state.as_deref(),
-            other.counter,
-            other.actor,
-            other.counter,
-        );
-        let folded = D::fold(&item(), &[mine, theirs]).expect("states join");
-        self.state = folded.into_value();
-    }
-
-    /// What a client sees, as text; nothing where there is no item.
-    #[track_caller]
-    pub fn view(&self) -> String {
-        let Some(state) = &self.state else {
-            return String::new();
-        };
-        let view = D::render(state).expect("a state renders");
-        String::from_utf8(view.body).expect("the view is text")
-    }
 }
 
 fn variable(name: &str) -> Option<u64> {
@@ -187,14 +164,17 @@ fn search(subject: &dyn Subject, seed: u64, cases: u64) -> Report {
     })
 }
 
+/// Fails the test if the report has a counterexample, or decided nothing. How many
+/// cases it decided, otherwise.
 #[track_caller]
-fn conclude(report: &Report) {
+pub fn conclude(report: &Report) -> u64 {
     match &report.verdict {
         Verdict::NoCounterexample { cases } => {
             println!("no counterexample in {cases} cases (seed {})", report.seed);
             for note in &report.notes {
                 println!("note: {note}");
             }
+            *cases
         }
         Verdict::Unchecked { reason } => panic!(
             "nothing was checked: {reason}; see to it that the samples are values that it takes"
@@ -205,146 +185,5 @@ fn conclude(report: &Report) {
             found.seed,
             found.case + 1,
         ),
-    }
-}
-
-thread_local! {
-    /// Whether this thread calls a merge, whose panics are findings.
-    static CALLS: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Calls a merge; its panic becomes a finding, with its message.
-fn guarded<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, Failure> {
-    static HOOK: Once = Once::new();
-    // A search panics a hundred times where one is of interest: the one that is
-    // left when the case is shrunk. Other threads' panics are told as ever.
-    HOOK.call_once(|| {
-        let usual = panic::take_hook();
-        panic::set_hook(Box::new(move |about| {
-            if !CALLS.get() {
-                usual(about);
-            }
-        }));
-    });
-    CALLS.set(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(call));
-    CALLS.set(false);
-    match result {
-        Ok(result) => result.map_err(Failure::Refused),
-        Err(message) => {
-            let text = message.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| message.downcast_ref::<&str>().copied());
-            Err(Failure::Trapped(format!(
-                "panicked: {}",
-                text.unwrap_or("without a message")
-            )))
-        }
-    }
-}
-
-fn to_laws(sibling: &Sibling) -> laws::Sibling {
-    laws::Sibling {
-        value: sibling.value.clone(),
-        content_type: sibling.content_type.clone(),
-        written_at_us: sibling.written_at,
-        dot: laws::Dot {
-            actor: sibling.dot.actor.clone(),
-            counter: sibling.dot.counter,
-        },
-    }
-}
-
-fn from_laws(sibling: &laws::Sibling) -> Sibling {
-    Sibling {
-        value: sibling.value.clone(),
-        content_type: sibling.content_type.clone(),
-        written_at: sibling.written_at_us,
-        dot: from_laws_dot(&sibling.dot),
-    }
-}
-
-fn from_laws_dot(dot: &laws::Dot) -> Dot {
-    Dot {
-        actor: dot.actor.clone(),
-        counter: dot.counter,
-    }
-}
-
-fn from_laws_item(item: &laws::Item) -> Item {
-    Item {
-        table: item.table.clone(),
-        partition_key: item.partition_key.clone(),
-        sort_key: item.sort_key.clone(),
-    }
-}
-
-type Fold = fn(&Item, &[Sibling]) -> Result<Outcome, String>;
-
-fn folded(fold: Fold, item: &laws::Item, siblings: &[&laws::Sibling]) -> laws::Answer {
-    let siblings: Vec<Sibling> = siblings.iter().map(|one| from_laws(one)).collect();
-    let item = from_laws_item(item);
-    guarded(|| fold(&item, &siblings)).map(|outcome| match outcome {
-        Outcome::Merged(value) => laws::Outcome::Merged(value),
-        Outcome::Deleted => laws::Outcome::Deleted,
-        Outcome::Unresolved => laws::Outcome::Unresolved,
-    })
-}
-
-/// None when there are none: the engine then makes up its own.
-fn own(samples: Vec<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
-    (!samples.is_empty()).then_some(samples)
-}
-
-struct Merge<M>(PhantomData<M>);
-
-impl<M: Reconciler> Subject for Merge<M> {
-    fn kind(&self) -> Kind {
-        Kind::Reconciler
-    }
-
-    fn samples(&self, seed: u64, count: u32) -> Result<Option<Vec<Vec<u8>>>, Failure> {
-        guarded(|| Ok(own(M::samples(seed, count))))
-    }
-
-    fn fold(&self, item: &laws::Item, siblings: &[&laws::Sibling]) -> laws::Answer {
-        folded(M::fold, item, siblings)
-    }
-}
-
-struct Type<D>(PhantomData<D>);
-
-impl<D: DataType> Subject for Type<D> {
-    fn kind(&self) -> Kind {
-        Kind::DataType
-    }
-
-    fn samples(&self, seed: u64, count: u32) -> Result<Option<Vec<Vec<u8>>>, Failure> {
-        guarded(|| Ok(own(D::operations(seed, count))))
-    }
-
-    fn fold(&self, item: &laws::Item, siblings: &[&laws::Sibling]) -> laws::Answer {
-        folded(D::fold, item, siblings)
-    }
-
-    fn apply(
-        &self,
-        item: &laws::Item,
-        state: Option<&[u8]>,
-        operation: &[u8],
-        event: &laws::Event,
-    ) -> Result<Vec<u8>, Failure> {
-        let item = from_laws_item(item);
-        let event = Event {
-            dot: from_laws_dot(&event.dot),
-            written_at: event.written_at_us,
-        };
-        guarded(|| D::apply(&item, state, operation, &event))
-    }
-
-    fn render(&self, state: &[u8]) -> Result<laws::View, Failure> {
-        guarded(|| D::render(state)).map(|view| laws::View {
-            body: view.body,
-            content_type: view.content_type.to_owned(),
-        })
     }
 }

@@ -31,11 +31,18 @@ pub const CRATES: &[VendoredFile] = files! {
         "src/bindings.rs"
         "src/bindings/data_type.rs"
         "src/bindings/reconciler.rs"
+        "src/causal.rs"
         "src/dice.rs"
         "src/export.rs"
         "src/json.rs"
+        "src/json/text.rs"
+        "src/json/text/number.rs"
+        "src/json/text/order.rs"
         "src/lib.rs"
+        "src/operation.rs"
         "src/testing.rs"
+        "src/testing/replica.rs"
+        "src/testing/subject.rs"
         "src/varint.rs";
     "laws":
         "Cargo.toml"

@@ -1,34 +1,36 @@
-//! What the guests with mistakes share: the tie to the WIT, and draws of short
+//! What the guests with mistakes share: the tie to the SDK, and draws of short
 //! samples that collide.
 //!
 //! Each file of `examples/` is one guest, and opens by saying what mistake a
 //! person made there and why it looks right. Promises: nothing but the mistake
 //! is wrong; natively each is an ordinary module of Rust.
 
-use kinfold_guest::dice::Dice;
-pub use kinfold_guest::{Outcome, Sibling};
+use kinfold_reconciler::Dice;
+pub use kinfold_reconciler::{Item, Outcome, Reconciler, Sibling};
 
-/// Exports the world `checked-reconciler` from the `merge` module beside it.
+/// Makes a module of the `merge` module beside it.
 #[macro_export]
 macro_rules! mistake {
     ($summary:literal) => {
-        #[cfg(target_arch = "wasm32")]
-        mod glue {
-            kinfold_guest::wit_bindgen::generate!({
-                path: "../../../wit",
-                world: "checked-reconciler",
-                runtime_path: "kinfold_guest::wit_bindgen::rt",
-            });
-            kinfold_guest::export_fold!(merge, $summary, false);
+        /// What the module is made of.
+        pub struct Mistake;
 
-            impl exports::kinfold::reconciler::samples::Guest for Guest {
-                fn generate(seed: u64, count: u32) -> Vec<Vec<u8>> {
-                    super::merge::samples(seed, count)
-                }
+        impl $crate::Reconciler for Mistake {
+            const SUMMARY: &str = $summary;
+
+            fn fold(
+                _: &$crate::Item,
+                siblings: &[$crate::Sibling],
+            ) -> Result<$crate::Outcome, String> {
+                merge::fold(siblings)
             }
 
-            export!(Guest);
+            fn samples(seed: u64, count: u32) -> Vec<Vec<u8>> {
+                merge::samples(seed, count)
+            }
         }
+
+        kinfold_reconciler::export!(Mistake);
     };
 }
 

@@ -3,13 +3,9 @@
 //! the sandbox, where those without an end, or with a giant output, meet one.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
-use std::panic::catch_unwind;
 
-use kinfold_guest::Dot;
-use kinfold_laws::{
-    Answer, Failure, Item, Kind, Law, Outcome, Samples, Settings, Sibling, Subject, Verdict, check,
-};
+use kinfold_laws::{Law, Report, Verdict};
+use kinfold_reconciler::testing;
 
 #[path = "../examples/concatenation.rs"]
 mod concatenation;
@@ -36,52 +32,14 @@ mod truncation;
 #[path = "../examples/unreadable_output.rs"]
 mod unreadable_output;
 
-type Fold = fn(&[kinfold_guest::Sibling]) -> Result<kinfold_guest::Outcome, String>;
-
-struct Native {
-    fold: Fold,
-    samples: fn(u64, u32) -> Vec<Vec<u8>>,
-}
-
-impl Subject for Native {
-    fn kind(&self) -> Kind {
-        Kind::Reconciler
-    }
-
-    fn samples(&self, seed: u64, count: u32) -> Result<Option<Vec<Vec<u8>>>, Failure> {
-        Ok(Some((self.samples)(seed, count)))
-    }
-
-    fn fold(&self, _: &Item, siblings: &[&Sibling]) -> Answer {
-        let siblings: Vec<kinfold_guest::Sibling> = siblings
-            .iter()
-            .map(|one| kinfold_guest::Sibling {
-                value: one.value.clone(),
-                written_at: one.written_at_us,
-                dot: Dot {
-                    actor: one.dot.actor.clone(),
-                    counter: one.dot.counter,
-                },
-            })
-            .collect();
-        let fold = self.fold;
-        match catch_unwind(move || fold(&siblings)) {
-            Err(_) => Err(Failure::Trapped("it panicked".to_owned())),
-            Ok(Err(reason)) => Err(Failure::Refused(reason)),
-            Ok(Ok(kinfold_guest::Outcome::Deleted)) => Ok(Outcome::Deleted),
-            Ok(Ok(kinfold_guest::Outcome::Merged(value))) => Ok(Outcome::Merged(value)),
-        }
-    }
-}
+/// The search of one seed, for so many cases.
+type Search = fn(u64, u64) -> Report;
 
 macro_rules! native {
     ($name:ident) => {
         (
             stringify!($name),
-            Native {
-                fold: $name::merge::fold,
-                samples: $name::merge::samples,
-            },
+            testing::report::<$name::Mistake> as Search,
         )
     };
 }
@@ -122,12 +80,9 @@ fn every_mistake_that_ends_is_found_on_every_seed() {
         (native!(traps_on_third), &[Closed], "a panic"),
     ];
     let mut wrong = BTreeSet::new();
-    for ((name, native), laws, says) in mistakes {
+    for ((name, search), laws, says) in mistakes {
         for seed in [1, 2, 42] {
-            let settings = Settings::new(seed, 400);
-            let report = check(&native, &Samples::Module, settings, &mut |_| {
-                ControlFlow::Continue(())
-            });
+            let report = search(seed, 400);
             let Verdict::Violated(found) = report.verdict else {
                 wrong.insert(format!("{name}, seed {seed}: {:?}", report.verdict));
                 continue;

@@ -22,7 +22,7 @@ fn refuses_what_is_no_operation_and_says_what_is() {
         "{\"add\":\"a\"} x",
         "[\"a\",null,null,2]",
     ] {
-        let error = apply(None, wrong.as_bytes(), &event(1, 1)).expect_err(wrong);
+        let error = OrCart::apply(&item(), None, wrong.as_bytes(), &event(1, 1)).expect_err(wrong);
         assert!(
             error.starts_with("an operation on a cart is {\"add\":"),
             "{error}"
@@ -31,42 +31,26 @@ fn refuses_what_is_no_operation_and_says_what_is() {
 }
 
 #[test]
-fn refuses_a_dot_that_is_not_fresh() {
-    let add = br#"{"add":"a"}"#;
-    let state = apply(None, add, &event(1, 5)).unwrap();
-    assert!(
-        apply(Some(&state), add, &event(1, 5))
-            .unwrap_err()
-            .contains("fresh dot")
-    );
-    assert!(apply(Some(&state), add, &event(1, 4)).is_err());
-    assert!(apply(None, add, &event(1, 0)).is_err());
-    // Gaps mean nothing: the store spends counters elsewhere too.
-    assert!(apply(Some(&state), add, &event(1, 900)).is_ok());
-    assert!(apply(Some(&state), add, &event(2, 1)).is_ok());
-}
-
-#[test]
 fn refuses_states_that_it_did_not_make() {
-    let mut a = Replica::new(1);
-    a.apply(r#"{"set":"apple","quantity":2}"#)
-        .apply(r#"{"add":"apple"}"#);
-    let good = a.state.unwrap();
+    let (mut a, _) = two();
+    a.does(r#"{"set":"apple","quantity":2}"#)
+        .does(r#"{"add":"apple"}"#);
+    let good = a.state().unwrap();
     for cut in 0..good.len() {
-        assert!(render(&good[..cut]).is_err(), "cut at {cut}");
+        assert!(OrCart::render(&good[..cut]).is_err(), "cut at {cut}");
     }
-    let error = render(b"{\"apple\":1}").unwrap_err();
+    let error = OrCart::render(b"{\"apple\":1}").unwrap_err();
     assert!(
         error.starts_with("this is not the state of an or-cart: "),
         "{error}"
     );
     assert!(
-        render(&[&good[..], &[0]].concat()).is_err(),
+        OrCart::render(&[good, &[0]].concat()).is_err(),
         "bytes left over"
     );
     // Version 1, no actors, and a count that the bytes do not bear out.
     assert!(
-        render(&[
+        OrCart::render(&[
             1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1
         ])
         .is_err()
@@ -79,7 +63,7 @@ fn refuses_forged_states_and_says_why() {
     // One actor, `a`, seen up to 5; it set 2 of `x` under dot 1 and added 1
     // under dot 3 and 1 under dot 5.
     let good = [1, 1, 1, b'a', 5, 1, 1, b'x', 1, 0, 5, 1, 2, 2, 1, 2, 1];
-    assert_eq!(view(&good), r#"{"x":4}"#);
+    assert_eq!(view::<OrCart>(&good), r#"{"x":4}"#);
     for (at, byte, why) in [
         (0, 2, "its first byte names no version"),
         (4, 0, "actors are not in order"),
@@ -100,12 +84,12 @@ fn refuses_forged_states_and_says_why() {
     ] {
         let mut forged = good;
         forged[at] = byte;
-        let error = render(&forged).expect_err(why);
+        let error = OrCart::render(&forged).expect_err(why);
         assert!(error.contains(why), "byte {at} as {byte}: {error}");
     }
     let twice = [1, 2, 1, b'a', 5, 1, b'a', 5, 0];
     assert!(
-        render(&twice)
+        OrCart::render(&twice)
             .unwrap_err()
             .contains("actors are not in order")
     );
@@ -116,7 +100,7 @@ fn refuses_forged_states_and_says_why() {
     ]
     .concat();
     assert!(
-        render(&huge)
+        OrCart::render(&huge)
             .unwrap_err()
             .contains("above its actor's newest")
     );

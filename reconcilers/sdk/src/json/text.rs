@@ -36,8 +36,6 @@ use std::ops::Range;
 
 mod number;
 mod order;
-#[cfg(test)]
-mod tests;
 
 pub use order::{Ordered, items, members, unquoted};
 

@@ -1,5 +1,5 @@
-//! What lives under each key, and what has been seen: the state of `or-set` and
-//! `lww-map`.
+//! What lives under each key, and what has been seen: the state of data types
+//! whose removals hold, such as `or-set` and `lww-map`.
 //!
 //! Promises: one state has one encoding, and [`Causal::decode`] takes any bytes
 //! at all, to refuse them with a text unless they are exactly what
@@ -10,10 +10,13 @@
 //!
 //! The optimised OR-set (Bieniusa et al., 2012). Every write of a key is named by
 //! the dot of its operation. The state holds the writes that live, and which dots
-//! it has seen, as the newest counter of each actor; why one number for each
-//! actor is enough, `or-cart/src/state.rs` tells. A write that is seen and not
-//! held was removed or replaced, so nothing else need say so. Of two states, the
-//! join keeps what both hold, and what one holds and the other has not seen.
+//! it has seen, as the newest counter of each actor. One number is enough because
+//! an actor's states grow one out of the other: it is one node's, for one item,
+//! and the node stores an operation's result only in place of what it was made
+//! from. So who has seen a dot has seen all that its actor did before. A write
+//! that is seen and not held was removed or replaced, so nothing else need say
+//! so. Of two states, the join keeps what both hold, and what one holds and the
+//! other has not seen.
 //!
 //! A write replaces all writes of its key that it saw, and a removal only takes
 //! them away. What lives under one key therefore did not see one another; it is
@@ -41,6 +44,7 @@ const VERSION: u8 = 1;
 
 /// What a write says besides its key.
 pub trait Content<'a>: Ord + Copy {
+    /// Appends what [`Content::decode`] reads.
     fn encode(&self, out: &mut Vec<u8>);
 
     /// Reads what [`Content::encode`] wrote, and nothing else.
@@ -190,6 +194,7 @@ impl<'a, C: Content<'a>> Causal<'a, C> {
         self.seen.get(actor).copied().unwrap_or(0)
     }
 
+    /// The bytes of the state.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
         varint::put(&mut out, self.seen.len() as u64);

@@ -2,11 +2,10 @@
 
 use std::cmp::Ordering;
 
+use kinfold_reconciler::json::text::*;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use serde_json::Value;
-
-use super::*;
 
 fn text(json: &str) -> String {
     canonical(json.as_bytes()).unwrap_or_else(|error| panic!("{json}: {error}"))
