@@ -546,7 +546,7 @@ fn percent_encoded_paths() {
                     assert_eq!(Some(key), decoded);
                 }
             }
-            path::decode(text).ok()
+            path::decode(text).ok().map(|decoded| decoded.into_owned())
         },
         |decoded| {
             let digits = decoded.iter().map(|byte| format!("%{byte:02X}"));
