@@ -54,8 +54,8 @@ impl Segments<'_> {
     }
 }
 
-/// The raw segments of a path, without its leading slash: the first
-/// [`MAX_SEGMENTS`] of them.
+/// The raw segments of a path, without its leading slash: the first of them, one more
+/// than any path of the API has.
 pub fn segments(path: &str) -> Segments<'_> {
     let mut first = [""; MAX_SEGMENTS];
     let mut end = 0;
