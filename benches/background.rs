@@ -412,6 +412,8 @@ impl Lab<'_> {
                 let mut connection = Connection::open(&address).await?;
                 for number in (lane..DELETIONS).step_by(32) {
                     let path = format!("/v1/tables/raw/items/gone{number}");
+                    let value = Bytes::from_static(b"{}");
+                    connection.ask(Method::PUT, &path, None, value).await?;
                     connection
                         .ask(Method::DELETE, &path, None, Bytes::new())
                         .await?;
