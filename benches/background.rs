@@ -234,9 +234,13 @@ async fn measure(args: &Args, work: Work) -> anyhow::Result<(Figures, Figures, u
     }
     watch.abort();
     let (quiet, busy) = (mean(&quiet), mean(&busy));
-    if busy.done <= quiet.done {
-        eprintln!("{work:?}: no more of it with than without, so this says nothing");
-    }
+    ensure!(
+        busy.done > quiet.done,
+        "there was no more of it with than without: {} and {} {}",
+        busy.done,
+        quiet.done,
+        work.unit()
+    );
     Ok((quiet, busy, largest.load(Ordering::Relaxed)))
 }
 
