@@ -89,6 +89,15 @@ impl Work {
         }
     }
 
+    /// How many times `--seconds` it is measured for. Deletions are looked at three times,
+    /// ten seconds apart, and then go within a moment: all of that belongs to the work.
+    fn stretch(self) -> u64 {
+        match self {
+            Work::Reaping => 6,
+            _ => 1,
+        }
+    }
+
     fn unit(self) -> &'static str {
         match self {
             Work::Trees => "partitions",
@@ -213,7 +222,10 @@ async fn measure(args: &Args, work: Work) -> anyhow::Result<(Figures, Figures, u
         .await?;
     lab.rest().await?;
     for (rate, workload) in [(0, "get"), (1, "put")] {
-        let best = lab.bench(workload, None, &["--no-load"]).await?;
+        let seconds = &args.seconds.to_string();
+        let best = lab
+            .bench(workload, None, &["--no-load", "--seconds", seconds])
+            .await?;
         // Together they are one load: half of each share.
         let per_second = best["total"]["per_second"].as_f64().context("a rate")?;
         lab.rates[rate] = per_second * args.load / 2.0;
@@ -294,7 +306,6 @@ impl Lab<'_> {
             .args(["bench", "--json", "--table", "raw", "--workload", workload])
             .args(["--server", &self.servers.addresses[..STRUCK].join(",")])
             .args(["--keys", &self.args.keys.to_string()])
-            .args(["--seconds", &self.args.seconds.to_string()])
             .args(["--warmup", "1", "--threads", "1"])
             .args(flags)
             .stderr(Stdio::inherit());
@@ -317,9 +328,12 @@ impl Lab<'_> {
             self.sum(work.metric()).await?,
             Instant::now(),
         );
+        let seconds = (self.args.seconds * work.stretch()).to_string();
+        let gets = ["--no-load", "--seconds", &seconds];
+        let puts = ["--no-load", "--seconds", &seconds, "--seed", "2"];
         let (gets, puts) = tokio::try_join!(
-            self.bench("get", Some(self.rates[0]), &["--no-load"]),
-            self.bench("put", Some(self.rates[1]), &["--no-load", "--seed", "2"]),
+            self.bench("get", Some(self.rates[0]), &gets),
+            self.bench("put", Some(self.rates[1]), &puts),
         )?;
         let seconds = before.2.elapsed().as_secs_f64();
         Ok(Figures {
@@ -374,8 +388,13 @@ impl Lab<'_> {
             Work::Hints => {
                 self.servers.kill(STRUCK)?;
                 let rate = Some(2.0 * self.rates[1]);
-                self.bench("put", rate, &["--no-load", "--seed", "3"])
-                    .await?;
+                let seconds = &self.args.seconds.to_string();
+                self.bench(
+                    "put",
+                    rate,
+                    &["--no-load", "--seed", "3", "--seconds", seconds],
+                )
+                .await?;
                 self.servers.revive(STRUCK)?;
             }
             Work::Filling => {
@@ -392,6 +411,9 @@ impl Lab<'_> {
                 self.servers.children.push(child);
                 self.servers.addresses.push(address);
             }
+        }
+        if work == Work::Reaping {
+            return Ok(());
         }
         let deadline = Instant::now() + PATIENCE;
         // A node that was started again counts from zero.

@@ -173,16 +173,17 @@ pub enum Answer {
 
 /// About how many bytes these rows take.
 pub fn bytes_of(rows: &[(ItemKey, SiblingSet)]) -> u64 {
+    rows.iter().map(|(key, set)| bytes_of_row(key, set)).sum()
+}
+
+/// About how many bytes this row takes.
+pub fn bytes_of_row(key: &ItemKey, set: &SiblingSet) -> u64 {
     /// Dots, contexts, lengths.
     const OVERHEAD_BYTES: u64 = 128;
-    rows.iter()
-        .map(|(key, set)| {
-            let values = set
-                .siblings()
-                .map(|(_, version)| version.value.as_ref().map_or(0, bytes::Bytes::len) as u64);
-            key.as_bytes().len() as u64 + OVERHEAD_BYTES + values.sum::<u64>()
-        })
-        .sum()
+    let values = set
+        .siblings()
+        .map(|(_, version)| version.value.as_ref().map_or(0, bytes::Bytes::len) as u64);
+    key.as_bytes().len() as u64 + OVERHEAD_BYTES + values.sum::<u64>()
 }
 
 /// Of the nodes that a peer describes, the children whose sums are others here;

@@ -37,6 +37,8 @@ struct Target {
     held: u64,
     not_before_ms: u64,
     failures: u32,
+    /// When its latest batch began.
+    begun_ms: u64,
     batch: Option<Batch>,
 }
 
@@ -89,15 +91,26 @@ impl Deliveries {
         }
     }
 
-    /// The targets whose hints should be loaded now.
-    pub fn due(&mut self, now_ms: u64, is_up: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
-        let mut due = Vec::new();
-        for (&node, target) in &mut self.targets {
-            if target.held > 0
-                && target.batch.is_none()
-                && now_ms >= target.not_before_ms
-                && is_up(node)
-            {
+    /// The targets whose hints should be loaded now, at most so many.
+    pub fn due(&mut self, now_ms: u64, most: usize, is_up: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+        let mut due: Vec<(u64, NodeId)> = self
+            .targets
+            .iter()
+            .filter(|(node, target)| {
+                target.held > 0
+                    && target.batch.is_none()
+                    && now_ms >= target.not_before_ms
+                    && is_up(**node)
+            })
+            .map(|(node, target)| (target.begun_ms, *node))
+            .collect();
+        // Whose turn was longest ago comes first, or one target could keep the others
+        // from theirs.
+        due.sort_unstable();
+        due.truncate(most);
+        for (_, node) in &due {
+            if let Some(target) = self.targets.get_mut(node) {
+                target.begun_ms = now_ms;
                 target.batch = Some(Batch {
                     awaited: BTreeSet::new(),
                     delivered: Vec::new(),
@@ -105,10 +118,9 @@ impl Deliveries {
                     failed: false,
                     loading: true,
                 });
-                due.push(node);
             }
         }
-        due
+        due.into_iter().map(|(_, node)| node).collect()
     }
 
     /// The store gave a batch. Returns what can be forgotten without sending:
@@ -175,10 +187,11 @@ impl Deliveries {
         }
     }
 
-    /// Batches that are over: their delivered hints are to be forgotten now.
-    pub fn take_done(&mut self, now_ms: u64) -> Vec<(NodeId, Vec<Delivered>)> {
+    /// Batches that are over, with the milliseconds that they took: their delivered
+    /// hints are to be forgotten now.
+    pub fn take_done(&mut self, now_ms: u64) -> Vec<(u64, Vec<Delivered>)> {
         let mut done = Vec::new();
-        for (&node, target) in &mut self.targets {
+        for target in self.targets.values_mut() {
             let over = target.batch.as_ref().is_some_and(|batch| {
                 now_ms >= batch.due_ms || (!batch.loading && batch.awaited.is_empty())
             });
@@ -200,7 +213,7 @@ impl Deliveries {
                 .saturating_sub(batch.delivered.len() as u64)
                 .max(1);
             if !batch.delivered.is_empty() {
-                done.push((node, batch.delivered));
+                done.push((now_ms.saturating_sub(target.begun_ms), batch.delivered));
             }
         }
         done

@@ -158,6 +158,11 @@ impl Session {
         }
     }
 
+    /// What it waits for comes, piece by piece.
+    pub fn extend(&mut self, now_ms: u64) {
+        self.due_ms = now_ms + ANSWER_TIMEOUT_MS;
+    }
+
     /// The peer could not be reached, refused, or the store failed.
     pub fn fail(&mut self) -> Action {
         self.stage = Stage::Over;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::super::effect::{LeafChange, StoreError, StoreReply, StoreRequest};
 use super::super::id::{Partition, TableId};
 use super::super::trees::{Class, LEAVES_PER_REQUEST, NO_CLASS};
+use super::background::Chore;
 use super::exchange::Exchanges;
 use super::{Job, Machine};
 
@@ -16,6 +17,10 @@ use super::{Job, Machine};
 /// an interval of a minute and a million rows that is some seconds of one core
 /// in ten minutes.
 const INTERVALS_PER_DERIVATION: u64 = 10;
+
+/// How many leaves are derived at once while clients are served: that holds up the
+/// writer of the partition's file for a fraction of a millisecond.
+const POLITE_LEAVES: usize = 64;
 
 impl Machine {
     /// Takes note of tables that came, went, or changed their number of replicas.
@@ -67,16 +72,21 @@ impl Machine {
             .exchange_interval_ms
             .saturating_mul(INTERVALS_PER_DERIVATION)
             .min(upkeep.reap_after_ms.max(upkeep.exchange_interval_ms));
-        let next = self
-            .exchanges
-            .trees
-            .next_request(self.now.monotonic_ms, every_ms);
-        if let Some((partition, after)) = next {
+        let now_ms = self.now.monotonic_ms;
+        let Exchanges {
+            trees, background, ..
+        } = &mut self.exchanges;
+        if !background.may_begin(Chore::Deriving, now_ms) {
+            return;
+        }
+        if let Some((partition, after)) = trees.next_request(now_ms, every_ms) {
+            background.begin(Chore::Deriving, now_ms);
             let request = StoreRequest::Derive {
                 partition,
                 after,
-                limit: LEAVES_PER_REQUEST,
+                limit: background.step_size(LEAVES_PER_REQUEST, POLITE_LEAVES),
             };
+            self.exchanges.derive_begun_ms = now_ms;
             self.store(Job::Derive(partition), request);
         }
     }
@@ -86,6 +96,9 @@ impl Machine {
         partition: Partition,
         reply: Result<StoreReply, StoreError>,
     ) {
+        let now_ms = self.now.monotonic_ms;
+        let took_ms = now_ms.saturating_sub(self.exchanges.derive_begun_ms);
+        self.exchanges.background.on_done(Chore::Deriving, took_ms);
         match reply {
             Ok(StoreReply::Leaves { leaves, done }) => {
                 self.note_tombstones(partition, &leaves);

@@ -9,16 +9,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::effect::{StoreError, StoreReply, StoreRequest};
-use super::super::exchange::{Action, Answer, Ask, Root, RootVerdict, Session};
+use super::super::exchange::{Action, Answer, Ask, MAX_BATCH_BYTES, Root, RootVerdict, Session};
 use super::super::id::{ItemKey, NodeId, Partition, TableId};
 use super::super::message::{Message, MessageId, Refusal};
-use super::super::replica::Mutation;
 use super::super::ring::Ring;
-use super::super::siblings::SiblingSet;
 use super::super::trees::{Class, NO_CLASS, Trees};
+use super::background::Background;
 use super::filling::Filling;
+use super::intake::{Bringer, Intake};
 use super::reaping::Reaping;
-use super::serving::Served;
+use super::serving::{Asker, Served};
 use super::strays::Sweep;
 use super::survey::Surveys;
 use super::{AwaitedOf, Job, Machine};
@@ -33,6 +33,10 @@ pub const MAX_ROOTS: usize = 4096;
 /// How long an answer about roots may take; then they are asked again in the next
 /// round.
 const ROOTS_TIMEOUT_MS: u64 = 10_000;
+/// How many bytes of values are read for a peer at once while clients are served,
+/// about: those of some seventy ordinary rows, which take a millisecond.
+const POLITE_BATCH_BYTES: usize = 64 << 10;
+
 /// How a node keeps its replicas, by its configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Upkeep {
@@ -82,6 +86,8 @@ struct Running {
 #[derive(Default)]
 pub(super) struct Exchanges {
     pub upkeep: Upkeep,
+    pub background: Background,
+    pub intake: Intake,
     pub trees: Trees,
     /// The number of replicas of each table, and so its class.
     pub classes: BTreeMap<TableId, Class>,
@@ -92,9 +98,14 @@ pub(super) struct Exchanges {
     rounds: BTreeMap<NodeId, u64>,
     roots: BTreeMap<MessageId, AskedRoots>,
     pub filling: Filling,
+    /// When the store was last asked for leaves.
+    pub derive_begun_ms: u64,
     /// Rows that the present derivation found damaged.
     pub damaged: BTreeSet<ItemKey>,
     pub serving: BTreeMap<u64, Served>,
+    /// Questions that wait until work without a client may go on: with those being
+    /// served at most `MAX_SERVED`.
+    pub deferred: VecDeque<(Asker, Ask)>,
     pub sweep: Sweep,
     pub reaping: Reaping,
     pub surveys: Surveys,
@@ -111,6 +122,12 @@ impl Exchanges {
             ticked_ms: now_ms,
             ..Exchanges::default()
         }
+    }
+
+    /// How many bytes of values are read for a peer at once, about.
+    pub fn batch_bytes(&self) -> usize {
+        self.background
+            .step_size(MAX_BATCH_BYTES, POLITE_BATCH_BYTES)
     }
 
     /// The classes in use.
@@ -165,6 +182,8 @@ impl Machine {
         let exchanges = &self.exchanges;
         exchanges.sessions.is_empty()
             && exchanges.waiting.is_empty()
+            && exchanges.intake.is_empty()
+            && exchanges.deferred.is_empty()
             && exchanges.serving.is_empty()
             && !exchanges.sweep.is_busy()
     }
@@ -180,7 +199,10 @@ impl Machine {
             let partitions = ring.layout().partitions();
             self.exchanges.trees.set_partitions(partitions);
         }
+        self.exchanges.background.on_tick();
         self.derive();
+        self.take_in_rows();
+        self.serve_deferred();
         self.begin_rounds();
         let overdue: Vec<MessageId> = self
             .exchanges
@@ -391,14 +413,16 @@ impl Machine {
                     ask,
                 });
             }
-            Action::Store(request) => self.store(Job::Session(id), request),
+            Action::Store(mut request) => {
+                if let StoreRequest::ReadMany { max_bytes, .. } = &mut request {
+                    *max_bytes = self.exchanges.batch_bytes();
+                }
+                self.store(Job::Session(id), request);
+            }
             Action::Apply(rows) => {
                 running.storing = rows.len();
                 let partition = running.session.partition;
-                self.counters.rows_received += rows.len() as u64;
-                for (key, set) in rows {
-                    self.mend(Job::SessionRow(id), partition, key, set);
-                }
+                self.bring(Bringer::Session(id), partition, rows);
             }
             Action::End { complete } => self.end_session(id, complete),
         }
@@ -409,6 +433,7 @@ impl Machine {
         let Some(running) = self.exchanges.sessions.remove(&id) else {
             return;
         };
+        self.exchanges.intake.forget(Bringer::Session(id));
         let session = running.session;
         self.counters.rows_given += session.given;
         self.counters.exchange_bytes += session.bytes;
@@ -425,21 +450,6 @@ impl Machine {
         }
     }
 
-    /// Syncs a whole row that a peer gave, also in the place of a damaged one.
-    pub(super) fn mend(&mut self, job: Job, partition: Partition, key: ItemKey, set: SiblingSet) {
-        let mutation = Mutation::Mend {
-            set,
-            max_actors: self.max_actors(&key),
-        };
-        let request = StoreRequest::Update {
-            partition,
-            key,
-            mutation,
-            hints: Vec::new(),
-        };
-        self.store(job, request);
-    }
-
     pub(super) fn on_session_row(&mut self, id: SessionId, stored: bool) {
         let now_ms = self.now.monotonic_ms;
         let Exchanges {
@@ -450,6 +460,8 @@ impl Machine {
         };
         running.failed |= !stored;
         running.storing = running.storing.saturating_sub(1);
+        // Rows that wait their turn are no answer that is overdue.
+        running.session.extend(now_ms);
         if running.storing > 0 {
             return;
         }

@@ -17,6 +17,7 @@
 //! what was deleted long ago. `views.rs` shows what the machine knows. `explain.rs` tells how an answer came about, `survey.rs`
 //! looks through a table.
 
+mod background;
 mod client;
 mod counters;
 mod deriving;
@@ -24,6 +25,7 @@ mod exchange;
 mod explain;
 mod filling;
 mod fold;
+mod intake;
 mod outcomes;
 mod publish;
 mod reaping;
@@ -48,6 +50,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use self::exchange::{Exchanges, SessionId};
+use self::intake::Bringer;
 use self::publish::Publishing;
 use self::timers::Timers;
 use super::catalog::{Digest, Table};
@@ -246,8 +249,8 @@ enum Job {
     ForgetDamaged,
     /// Leaves or rows that a session wants.
     Session(SessionId),
-    /// A row that a session brought.
-    SessionRow(SessionId),
+    /// A row that a peer brought.
+    Mend(Bringer),
     /// Something that a peer's question needs.
     Serve(u64),
     /// The step of the sweep that it belongs to.
@@ -286,6 +289,8 @@ pub struct Machine {
     busy: BTreeMap<ItemKey, VecDeque<SlotId>>,
     hints: Deliveries,
     hints_looked_ms: u64,
+    /// Whether some wait only until work without a client may go on.
+    hints_due: bool,
     exchanges: Exchanges,
     /// How many requests to forget hints are unanswered.
     hint_drops: usize,
@@ -360,6 +365,7 @@ impl Machine {
             busy: BTreeMap::new(),
             hints: Deliveries::default(),
             hints_looked_ms: 0,
+            hints_due: false,
             exchanges: Exchanges::new(now.monotonic_ms),
             hint_drops: 0,
             hints_counted: false,
@@ -414,7 +420,10 @@ impl Machine {
         );
         self.now = now;
         match input {
-            Input::Client { request, item } => self.on_client(Origin::Client(request), item),
+            Input::Client { request, item } => {
+                self.exchanges.background.on_request();
+                self.on_client(Origin::Client(request), item);
+            }
             Input::Peer { from, message } => self.on_message(from, message),
             Input::Undelivered {
                 to,

@@ -45,7 +45,7 @@ impl Machine {
             Job::ForgetDamaged => {}
             Job::Derive(partition) => self.on_derive(partition, reply),
             Job::Session(id) => self.on_session_store(id, reply),
-            Job::SessionRow(id) => self.on_session_row(id, reply.is_ok()),
+            Job::Mend(by) => self.on_mended(by, reply),
             Job::Serve(serve) => self.on_served(serve, reply),
             Job::Sweep(step) => self.on_sweep_store(step, reply),
             Job::RepairHere => {}

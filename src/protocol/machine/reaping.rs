@@ -29,6 +29,7 @@ use super::super::message::{Message, Refusal};
 use super::super::sabotage::{Variant, broken};
 use super::super::siblings::StateHash;
 use super::super::trees::{Class, NO_CLASS};
+use super::background::Chore;
 use super::exchange::owners;
 use super::serving::Asker;
 use super::{AwaitedOf, Machine};
@@ -149,7 +150,10 @@ impl Machine {
         {
             self.give_up_ballot();
         }
-        while self.exchanges.reaping.ballot.is_none() {
+        while self.exchanges.reaping.ballot.is_none()
+            && !self.exchanges.reaping.waiting.is_empty()
+            && self.exchanges.background.may_begin(Chore::Reaping, now_ms)
+        {
             let Some((partition, class, items)) = self.exchanges.reaping.waiting.pop_front() else {
                 return;
             };
@@ -256,6 +260,7 @@ impl Machine {
         let old_ms = now_ms.saturating_sub(self.exchanges.upkeep.reap_after_ms);
         let lingers = aged_ms > 0
             && (self.exchanges.has_session_since(partition, old_ms)
+                || self.exchanges.intake.has_since(partition, old_ms)
                 || self
                     .slots
                     .values()

@@ -21,6 +21,9 @@ impl Machine {
         }
         self.membership.on_heard(from, self.now.monotonic_ms);
         self.notice_liveness();
+        if matches!(message, Message::Read { .. } | Message::Write { .. }) {
+            self.exchanges.background.on_request();
+        }
         match message {
             Message::Read {
                 id,

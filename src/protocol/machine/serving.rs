@@ -5,18 +5,19 @@
 //! bounded number of questions is in hand, more are refused at once.
 
 use super::super::effect::{Leaf, StoreError, StoreReply, StoreRequest};
-use super::super::exchange::{
-    self, Answer, Ask, MAX_BATCH_BYTES, MAX_BATCH_ROWS, MAX_LEAVES, RootVerdict,
-};
+use super::super::exchange::{self, Answer, Ask, MAX_BATCH_ROWS, MAX_LEAVES, RootVerdict};
 use super::super::id::{ItemKey, NodeId, Partition, TableId};
 use super::super::merkle;
 use super::super::message::{Message, MessageId, Refusal};
 use super::super::siblings::StateHash;
 use super::super::trees::Class;
+use super::background::Chore;
+use super::exchange::Exchanges;
+use super::intake::Bringer;
 use super::{Job, Machine, survey};
 
-/// How many questions that need the store are in hand at most. Each holds up to
-/// `MAX_BATCH_BYTES` of values, and the last row's beyond it.
+/// How many questions that need the store are in hand at most, those that wait their
+/// turn included. Each holds up to `MAX_BATCH_BYTES` of values, and the last row's beyond it.
 pub const MAX_SERVED: usize = 32;
 
 /// Who asked.
@@ -41,6 +42,7 @@ pub(super) enum Asker {
 pub(super) struct Served {
     asker: Asker,
     what: What,
+    begun_ms: u64,
 }
 
 #[derive(Debug)]
@@ -79,6 +81,20 @@ enum What {
         table: TableId,
         singles: bool,
     },
+}
+
+impl What {
+    /// What its step at the store counts for; rows that are given are counted where
+    /// they are taken in, and for a survey someone waits.
+    fn chore(&self) -> Option<Chore> {
+        match self {
+            What::Compare { .. } | What::Compared { .. } | What::Pull { .. } => {
+                Some(Chore::Reading)
+            }
+            What::VoteHints { .. } | What::VoteLeaves { .. } | What::Reap => Some(Chore::Reaping),
+            What::Give { .. } | What::Holds { .. } | What::Survey { .. } => None,
+        }
+    }
 }
 
 /// Which of these items are stored exactly so, by their place.
@@ -135,9 +151,45 @@ impl Machine {
             let why = "its trees have another width".to_owned();
             return self.reply(asker, Err(Refusal::NotReady(why)));
         }
-        if self.exchanges.serving.len() >= MAX_SERVED && !matches!(asker, Asker::Me { .. }) {
+        let in_hand = self.exchanges.serving.len() + self.exchanges.deferred.len();
+        if in_hand >= MAX_SERVED && !matches!(asker, Asker::Me { .. }) {
             return self.reply(asker, Err(Refusal::Overloaded));
         }
+        if matches!(ask, Ask::Compare { .. } | Ask::Pull { .. }) {
+            self.exchanges.deferred.push_back((asker, ask));
+            return self.serve_deferred();
+        }
+        self.serve_now(asker, ask);
+    }
+
+    /// Answers those that wait with rows, if it is time.
+    pub(super) fn serve_deferred(&mut self) {
+        let now_ms = self.now.monotonic_ms;
+        let Exchanges {
+            deferred,
+            background,
+            ..
+        } = &mut self.exchanges;
+        if deferred.is_empty() || !background.may_begin(Chore::Reading, now_ms) {
+            return;
+        }
+        let most = background.step_size(deferred.len(), 1);
+        let begun: Vec<(Asker, Ask)> = deferred.drain(..most).collect();
+        for (asker, ask) in begun {
+            self.exchanges.background.begin(Chore::Reading, now_ms);
+            self.serve_now(asker, ask);
+        }
+    }
+
+    fn served(&self, asker: Asker, what: What) -> Served {
+        Served {
+            asker,
+            what,
+            begun_ms: self.now.monotonic_ms,
+        }
+    }
+
+    fn serve_now(&mut self, asker: Asker, ask: Ask) {
         match ask {
             Ask::Roots { .. } | Ask::Branches { .. } => unreachable!("answered above"),
             Ask::Compare {
@@ -169,7 +221,7 @@ impl Machine {
                     partition,
                     after,
                     limit: MAX_BATCH_ROWS,
-                    max_bytes: MAX_BATCH_BYTES,
+                    max_bytes: self.exchanges.batch_bytes(),
                 };
                 self.look_up(asker, What::Pull { class }, request);
             }
@@ -182,11 +234,9 @@ impl Machine {
                     left: rows.len(),
                     failed: None,
                 };
-                self.exchanges.serving.insert(serve, Served { asker, what });
-                self.counters.rows_received += rows.len() as u64;
-                for (key, set) in rows {
-                    self.mend(Job::Serve(serve), partition, key, set);
-                }
+                let served = self.served(asker, what);
+                self.exchanges.serving.insert(serve, served);
+                self.bring(Bringer::Served(serve), partition, rows);
             }
             Ask::Holds { partition, items } => {
                 let request = self.leaves_of(partition, &items);
@@ -255,14 +305,28 @@ impl Machine {
 
     fn look_up(&mut self, asker: Asker, what: What, request: StoreRequest) {
         let serve = self.next_id();
-        self.exchanges.serving.insert(serve, Served { asker, what });
+        if what.chore() == Some(Chore::Reaping) {
+            let now_ms = self.now.monotonic_ms;
+            self.exchanges.background.begin(Chore::Reaping, now_ms);
+        }
+        let served = self.served(asker, what);
+        self.exchanges.serving.insert(serve, served);
         self.store(Job::Serve(serve), request);
     }
 
     pub(super) fn on_served(&mut self, serve: u64, reply: Result<StoreReply, StoreError>) {
-        let Some(Served { asker, what }) = self.exchanges.serving.remove(&serve) else {
+        let Some(Served {
+            asker,
+            what,
+            begun_ms,
+        }) = self.exchanges.serving.remove(&serve)
+        else {
             return;
         };
+        if let Some(chore) = what.chore() {
+            let took_ms = self.now.monotonic_ms.saturating_sub(begun_ms);
+            self.exchanges.background.on_done(chore, took_ms);
+        }
         let reply = match (what, reply) {
             (What::Give { left, failed }, reply) => {
                 let failed = failed.or(reply.err());
@@ -271,7 +335,12 @@ impl Machine {
                         left: left - 1,
                         failed,
                     };
-                    self.exchanges.serving.insert(serve, Served { asker, what });
+                    let served = Served {
+                        asker,
+                        what,
+                        begun_ms,
+                    };
+                    self.exchanges.serving.insert(serve, served);
                     return;
                 }
                 let answer = failed.map_or(Ok(Answer::Given), |error| Err(refusal(error)));
@@ -307,7 +376,7 @@ impl Machine {
                 let request = StoreRequest::ReadMany {
                     partition,
                     keys: gives,
-                    max_bytes: MAX_BATCH_BYTES,
+                    max_bytes: self.exchanges.batch_bytes(),
                 };
                 self.look_up(asker, What::Compared { wants, more }, request);
             }

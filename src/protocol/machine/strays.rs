@@ -9,14 +9,13 @@
 use std::collections::VecDeque;
 
 use super::super::effect::{StoreError, StoreReply, StoreRequest};
-use super::super::exchange::{
-    ANSWER_TIMEOUT_MS, Answer, Ask, BYTES_PER_SECOND, MAX_BATCH_BYTES, bytes_of,
-};
+use super::super::exchange::{ANSWER_TIMEOUT_MS, Answer, Ask, BYTES_PER_SECOND, bytes_of};
 use super::super::id::{ItemKey, NodeId, Partition};
 use super::super::message::{Message, Refusal};
 use super::super::sabotage::{Variant, broken};
 use super::super::siblings::StateHash;
 use super::super::trees::{Class, NO_CLASS};
+use super::background::Chore;
 use super::exchange::owners;
 use super::{AwaitedOf, Job, Machine};
 
@@ -140,6 +139,14 @@ impl Machine {
                     .all(|&owner| self.is_up(owner))
             })
             .collect();
+        if candidates.is_empty() {
+            return;
+        }
+        let background = &mut self.exchanges.background;
+        if !background.may_begin(Chore::Sweeping, now_ms) {
+            self.exchanges.sweep.not_before_ms = now_ms;
+            return;
+        }
         let next = candidates
             .iter()
             .find(|place| Some(**place) > last)
@@ -174,6 +181,11 @@ impl Machine {
     fn step_sweep(&mut self, stage: Stage) -> Option<(u64, &mut Work)> {
         let step = self.next_id();
         let due_ms = self.now.monotonic_ms + ANSWER_TIMEOUT_MS;
+        if matches!(stage, Stage::Listing | Stage::Reading | Stage::Dropping) {
+            // The other steps are the owners' work.
+            let now_ms = self.now.monotonic_ms;
+            self.exchanges.background.begin(Chore::Sweeping, now_ms);
+        }
         let work = self.exchanges.sweep.work.as_mut()?;
         work.stage = stage;
         work.step = step;
@@ -197,6 +209,14 @@ impl Machine {
         let Some(stage) = self.exchanges.sweep.stage(step) else {
             return;
         };
+        let begun_ms = self
+            .exchanges
+            .sweep
+            .work
+            .as_ref()
+            .map_or(0, |work| work.due_ms - ANSWER_TIMEOUT_MS);
+        let took_ms = self.now.monotonic_ms.saturating_sub(begun_ms);
+        self.exchanges.background.on_done(Chore::Sweeping, took_ms);
         match (stage, reply) {
             (Stage::Listing, Ok(StoreReply::Leaves { leaves, done })) => {
                 let Some(mut work) = self.exchanges.sweep.work.take() else {
@@ -266,7 +286,9 @@ impl Machine {
                 if work.last {
                     self.stop_sweep();
                     self.exchanges.sweep.not_before_ms = now_ms + rest_ms;
-                } else if rest_ms > 0 {
+                } else if rest_ms > 0
+                    || !self.exchanges.background.may_begin(Chore::Sweeping, now_ms)
+                {
                     // Begun again after the rest, it finds what is left.
                     self.exchanges.sweep.work = None;
                     self.exchanges.sweep.not_before_ms = now_ms + rest_ms;
@@ -326,13 +348,14 @@ impl Machine {
         if lacking == Some(0) {
             return self.on_owner_has_all();
         }
+        let max_bytes = self.exchanges.batch_bytes();
         let Some((step, work)) = self.step_sweep(Stage::Reading) else {
             return;
         };
         let request = StoreRequest::ReadMany {
             partition: work.partition,
             keys: work.lacking.clone(),
-            max_bytes: MAX_BATCH_BYTES,
+            max_bytes,
         };
         self.store(Job::Sweep(step), request);
     }

@@ -14,6 +14,7 @@ use super::super::membership::{Gossip, Persisted, Status};
 use super::super::message::{Message, MessageId};
 use super::super::ring::Ring;
 use super::super::sabotage::{Variant, broken};
+use super::background::Chore;
 use super::{AwaitedOf, Job, Machine};
 
 /// How long a node waits before it asks another one for a module.
@@ -70,6 +71,9 @@ impl Machine {
             self.deliver_hints();
             self.fetch_modules();
             self.forget_idle_modules();
+        }
+        if self.hints_due {
+            self.deliver_hints();
         }
         self.finish_hints();
         self.notice_sleep();
@@ -276,16 +280,30 @@ impl Machine {
         }
     }
 
-    /// Loads the next batch of hints for every target that is up.
+    /// Loads the next batch of hints for every target that is up; while clients are
+    /// served, for one target, if it is time.
     pub(super) fn deliver_hints(&mut self) {
         let now_ms = self.now.monotonic_ms;
+        self.hints_due = false;
+        if self.hints.total() == 0 {
+            return;
+        }
+        let background = &mut self.exchanges.background;
+        if !background.may_begin(Chore::Hinting, now_ms) {
+            self.hints_due = true;
+            return;
+        }
         let membership = &self.membership;
+        let most = background.step_size(usize::MAX, 1);
         // Those for a node that is gone for good are looked at to be forgotten.
-        let due = self.hints.due(now_ms, |node| {
+        let due = self.hints.due(now_ms, most, |node| {
             membership.is_removed(node)
                 || membership.is_up(node) && membership.address(node).is_some()
         });
+        // There may be others.
+        self.hints_due = !due.is_empty() && due.len() == most;
         for target in due {
+            self.exchanges.background.begin(Chore::Hinting, now_ms);
             self.store(
                 Job::HintBatch(target),
                 StoreRequest::Hints {
@@ -346,7 +364,8 @@ impl Machine {
 
     /// Forgets what was delivered; the next batch follows when that is done.
     pub(super) fn finish_hints(&mut self) {
-        for (_, delivered) in self.hints.take_done(self.now.monotonic_ms) {
+        for (took_ms, delivered) in self.hints.take_done(self.now.monotonic_ms) {
+            self.exchanges.background.on_done(Chore::Hinting, took_ms);
             self.drop_hints(delivered);
         }
     }
