@@ -93,8 +93,17 @@ impl Work {
     /// ten seconds apart, and then go within a moment: all of that belongs to the work.
     fn stretch(self) -> u64 {
         match self {
-            Work::Reaping => 6,
+            Work::Reaping => 8,
             _ => 1,
+        }
+    }
+
+    /// How many items there are. To be looked at every ten seconds they must be few
+    /// enough to be gone through in less.
+    fn keys(self, asked: u64) -> u64 {
+        match self {
+            Work::Reaping => asked.min(50_000),
+            _ => asked,
         }
     }
 
@@ -139,6 +148,7 @@ struct Figures {
 /// The cluster, and what is asked of it.
 struct Lab<'a> {
     args: &'a Args,
+    keys: u64,
     servers: Servers,
     /// Gets and puts a second.
     rates: [f64; 2],
@@ -212,15 +222,16 @@ async fn measure(args: &Args, work: Work) -> anyhow::Result<(Figures, Figures, u
     let servers = Servers::start(data.path(), &args.server, "commit", &[]).await?;
     let mut lab = Lab {
         args,
+        keys: work.keys(args.keys),
         servers,
         rates: [0.0; 2],
     };
     let largest = Arc::new(AtomicU64::new(0));
     let watch = tokio::spawn(watch_logs(data.path().to_owned(), largest.clone()));
-    eprintln!("{work:?}: loading {} items", args.keys);
+    eprintln!("{work:?}: loading {} items", lab.keys);
     lab.bench("put", None, &["--load-only", "--connections", "96"])
         .await?;
-    lab.rest().await?;
+    lab.rest(work).await?;
     for (rate, workload) in [(0, "get"), (1, "put")] {
         let seconds = &args.seconds.to_string();
         let best = lab
@@ -236,7 +247,7 @@ async fn measure(args: &Args, work: Work) -> anyhow::Result<(Figures, Figures, u
     );
     let (mut quiet, mut busy) = (Vec::new(), Vec::new());
     for round in 0..args.rounds {
-        lab.rest().await?;
+        lab.rest(work).await?;
         if work == Work::Join && round > 0 {
             break;
         }
@@ -305,7 +316,7 @@ impl Lab<'_> {
         command
             .args(["bench", "--json", "--table", "raw", "--workload", workload])
             .args(["--server", &self.servers.addresses[..STRUCK].join(",")])
-            .args(["--keys", &self.args.keys.to_string()])
+            .args(["--keys", &self.keys.to_string()])
             .args(["--warmup", "1", "--threads", "1"])
             .args(flags)
             .stderr(Stdio::inherit());
@@ -360,17 +371,19 @@ impl Lab<'_> {
         Ok(sum)
     }
 
-    /// Ends when nothing is under way any more that this program can see.
-    async fn rest(&self) -> anyhow::Result<()> {
+    /// Ends when nothing is under way any more that this program can see. Where deletions
+    /// are to be reaped the rows are gone through all the time, without and with them.
+    async fn rest(&self, work: Work) -> anyhow::Result<()> {
         self.servers.ready().await;
-        let works = Work::value_variants();
+        let mut works = Work::value_variants().to_vec();
+        works.retain(|other| work != Work::Reaping || *other != Work::Trees);
         let deadline = Instant::now() + PATIENCE;
         let mut calm = 0;
         let mut last = Vec::new();
         while calm < 2 {
             ensure!(Instant::now() < deadline, "the nodes find no rest");
             let mut now = Vec::new();
-            for work in works {
+            for work in &works {
                 now.push(self.sum(work.metric()).await?);
             }
             calm = if now == last { calm + 1 } else { 0 };

@@ -219,3 +219,38 @@ impl Deliveries {
         done
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_take_turns_where_not_all_may_begin() {
+        let nodes = ["x", "y", "z"].map(NodeId::of);
+        let mut deliveries = Deliveries::default();
+        deliveries.on_counts(&nodes.map(|node| (node, 1_000)));
+        let mut turns = Vec::new();
+        for now_ms in 1..=6 {
+            let due = deliveries.due(now_ms, 1, |_| true);
+            assert_eq!(due.len(), 1);
+            turns.extend(&due);
+            // It is through before the next one may begin.
+            let hint = Hint {
+                id: HintId {
+                    file: 0,
+                    sequence: now_ms as i64,
+                },
+                partition: Partition(0),
+                key: ItemKey::new(super::super::id::TableId(1), b"k", None),
+                row: None,
+            };
+            deliveries.on_loaded(due[0], &[hint]);
+            deliveries.take_done(now_ms);
+        }
+        let mut all = nodes.to_vec();
+        all.sort_unstable();
+        turns[..3].sort_unstable();
+        turns[3..].sort_unstable();
+        assert_eq!((&turns[..3], &turns[3..]), (&all[..], &all[..]));
+    }
+}

@@ -162,3 +162,179 @@ impl Machine {
         self.take_in_rows();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::client::tests::Alone;
+    use super::super::serving::MAX_SERVED;
+    use super::*;
+    use crate::protocol::context::Context;
+    use crate::protocol::dot::{Actor, Dot, Epoch};
+    use crate::protocol::effect::Input;
+    use crate::protocol::exchange::Ask;
+    use crate::protocol::id::NodeId;
+    use crate::protocol::message::{Message, MessageId};
+    use crate::protocol::siblings::Version;
+    use crate::protocol::trees::NO_CLASS;
+
+    const ROWS: usize = 3 * ROWS_AT_ONCE;
+
+    fn rows(value_bytes: usize) -> Vec<(ItemKey, SiblingSet)> {
+        let row = |number: usize| {
+            let key = format!("brought{number}");
+            let node = NodeId::of("b");
+            let epoch = Epoch(7);
+            let dot = Dot {
+                actor: Actor { node, epoch },
+                counter: number as u64 + 1,
+            };
+            let version = Version {
+                value: Some(Bytes::from(vec![0; value_bytes])),
+                content_type: "a/b".into(),
+                written_at_us: 1,
+                stands_for: None,
+            };
+            let table = crate::protocol::id::TableId(1);
+            let set = SiblingSet::delta(&Context::new(), dot, version);
+            (ItemKey::new(table, key.as_bytes(), None), set)
+        };
+        (0..ROWS).map(row).collect()
+    }
+
+    fn ask(alone: &mut Alone, id: u64, ask: Ask) {
+        let from = NodeId::of("b");
+        let id = MessageId(id);
+        let message = Message::Exchange { id, ask };
+        alone.step(Input::Peer { from, message });
+    }
+
+    fn give(alone: &mut Alone, rows: Vec<(ItemKey, SiblingSet)>) {
+        let partition = Partition(1);
+        ask(alone, 1, Ask::Give { partition, rows });
+    }
+
+    fn tick(alone: &mut Alone, ms: u64) {
+        alone.now.monotonic_ms += ms;
+        alone.now.wall_us += ms * 1_000;
+        alone.step(Input::Tick);
+    }
+
+    /// Clients ask at every tick for a second.
+    fn press(alone: &mut Alone) {
+        for number in 0..100 {
+            // Larger than anything that may be in hand: refused, but asked.
+            alone.put(1_000 + number, 10);
+            alone.stored_later.clear();
+            tick(alone, 10);
+        }
+    }
+
+    /// The store does all that it was given.
+    fn store_all(alone: &mut Alone) -> usize {
+        let given: Vec<_> = alone.stored_later.drain(..).collect();
+        for (job, _) in &given {
+            let reply = Err(StoreError::Full);
+            alone.step(Input::Stored { job: *job, reply });
+        }
+        given.len()
+    }
+
+    #[test]
+    fn without_clients_rows_are_stored_as_they_come() {
+        let mut alone = Alone::new();
+        give(&mut alone, rows(10));
+        assert_eq!(alone.stored_later.len(), ROWS);
+        assert!(!alone.machine.is_at_rest());
+        assert_eq!(store_all(&mut alone), ROWS);
+        assert!(alone.machine.is_at_rest());
+    }
+
+    #[test]
+    fn beside_clients_rows_are_stored_a_few_at_a_time_and_all_of_them() {
+        let mut alone = Alone::new();
+        press(&mut alone);
+        for _ in 0..100 {
+            let background = &mut alone.machine.exchanges.background;
+            background.on_done(Chore::TakingIn, 20);
+        }
+        give(&mut alone, rows(10));
+        let began_ms = alone.now.monotonic_ms;
+        let mut steps = Vec::new();
+        while !alone.machine.is_at_rest() {
+            assert!(alone.now.monotonic_ms < began_ms + 10_000, "it never ends");
+            assert!(alone.stored_later.len() <= ROWS_AT_ONCE);
+            alone.machine.exchanges.background.on_request();
+            tick(&mut alone, 5);
+            let stored = store_all(&mut alone);
+            steps.extend((stored > 0).then_some(stored));
+        }
+        assert_eq!(steps, [ROWS_AT_ONCE; 3]);
+        // The first two were paid for as steps of 20 ms, and with rests.
+        assert!(alone.now.monotonic_ms >= began_ms + 150);
+    }
+
+    #[test]
+    fn beside_clients_large_rows_come_fewer_at_a_time() {
+        let mut alone = Alone::new();
+        press(&mut alone);
+        give(&mut alone, rows(BYTES_AT_ONCE as usize / 4));
+        assert_eq!(alone.stored_later.len(), 4);
+    }
+
+    #[test]
+    fn what_waits_too_long_keeps_a_partition_from_being_reaped() {
+        let mut alone = Alone::new();
+        press(&mut alone);
+        let came_ms = alone.now.monotonic_ms;
+        give(&mut alone, rows(10));
+        let intake = |alone: &Alone, partition, ms| {
+            let intake = &alone.machine.exchanges.intake;
+            intake.has_since(Partition(partition), ms)
+        };
+        assert!(intake(&alone, 1, came_ms));
+        assert!(!intake(&alone, 1, came_ms - 1));
+        // Those that wait are told apart, those that are being stored are not.
+        assert!(intake(&alone, 2, came_ms));
+        alone.machine.exchanges.intake.storing = 0;
+        assert!(intake(&alone, 1, came_ms));
+        assert!(!intake(&alone, 2, came_ms));
+    }
+
+    #[test]
+    fn what_a_session_brought_is_forgotten_with_it() {
+        let mut alone = Alone::new();
+        press(&mut alone);
+        let (over, other) = (
+            Bringer::Session(SessionId(1)),
+            Bringer::Session(SessionId(2)),
+        );
+        alone.machine.bring(other, Partition(1), rows(10));
+        alone.machine.bring(over, Partition(1), rows(10));
+        alone.machine.exchanges.intake.forget(over);
+        let waiting = &alone.machine.exchanges.intake.waiting;
+        assert_eq!(waiting.len(), ROWS - ROWS_AT_ONCE);
+        assert!(waiting.iter().all(|row| row.by == other));
+    }
+
+    #[test]
+    fn questions_that_wait_are_bounded_with_those_being_answered() {
+        let mut alone = Alone::new();
+        press(&mut alone);
+        for id in 0..2 * MAX_SERVED as u64 {
+            let pull = Ask::Pull {
+                partition: Partition(1),
+                class: NO_CLASS,
+                after: None,
+            };
+            ask(&mut alone, id, pull);
+        }
+        let exchanges = &alone.machine.exchanges;
+        assert_eq!(
+            exchanges.serving.len() + exchanges.deferred.len(),
+            MAX_SERVED
+        );
+        assert!(!exchanges.deferred.is_empty());
+    }
+}
