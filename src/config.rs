@@ -20,6 +20,7 @@ use serde::Deserialize;
 
 use crate::protocol::catalog::{MAX_TABLES, TableDefinition};
 use crate::protocol::effect::Address;
+use crate::protocol::machine::DEFAULT_BACKGROUND_PERCENT;
 use crate::table_spec::{self, TableSpec};
 
 mod locate;
@@ -138,6 +139,9 @@ pub struct ClusterConfig {
     /// looks at it are; longer than any message can be under way.
     #[serde(deserialize_with = "units::duration")]
     pub reap_after: Duration,
+    /// How much of a store's time goes to work that no client waits for, while
+    /// clients ask all the time; see `protocol/machine/background.rs`.
+    pub background_percent: u32,
 }
 
 impl Default for ClusterConfig {
@@ -148,6 +152,7 @@ impl Default for ClusterConfig {
             gossip_interval: Duration::from_secs(1),
             exchange_interval: Duration::from_secs(60),
             reap_after: Duration::from_secs(3600),
+            background_percent: DEFAULT_BACKGROUND_PERCENT,
         }
     }
 }
@@ -554,6 +559,13 @@ fn check_cluster(cluster: &ClusterConfig) -> Result<(), Fault> {
             humantime::format_duration(MIN_REAP_AFTER)
         );
         return Err(fault(&["cluster", "reap_after"], reason));
+    }
+    let percent = cluster.background_percent;
+    if !(1..=100).contains(&percent) {
+        let reason = format!(
+            "{percent} is not from 1 to 100: with none of its time a node would never be repaired"
+        );
+        return Err(fault(&["cluster", "background_percent"], reason));
     }
     Ok(())
 }

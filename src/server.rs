@@ -228,6 +228,7 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
     machine.set_upkeep(Upkeep {
         exchange_interval_ms: config.cluster.exchange_interval.as_millis() as u64,
         reap_after_ms: config.cluster.reap_after.as_millis() as u64,
+        background_percent: config.cluster.background_percent,
     });
 
     // Modules that tables used before the restart are compiled before the first

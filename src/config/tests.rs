@@ -180,6 +180,18 @@ fn wrong_values_are_errors_with_key_and_line() {
         ),
         ("[cluster]\npartitions = -1", 2, "cluster.partitions", "-1"),
         (
+            "[cluster]\nbackground_percent = 0",
+            2,
+            "cluster.background_percent",
+            "from 1 to 100",
+        ),
+        (
+            "[cluster]\nbackground_percent = 101",
+            2,
+            "cluster.background_percent",
+            "from 1 to 100",
+        ),
+        (
             "[cluster]\nreplicas = 0",
             2,
             "cluster.replicas",

@@ -14,7 +14,7 @@ use super::tables::Kind;
 use super::workload::{Plan, Run};
 use super::{Violation, World};
 use crate::protocol::catalog::DEFAULT_MAX_ACTORS;
-use crate::protocol::machine::Upkeep;
+use crate::protocol::machine::{DEFAULT_BACKGROUND_PERCENT, Upkeep};
 use crate::protocol::message::{Ask, ItemRequest, Response};
 use crate::protocol::siblings::SiblingSet;
 
@@ -80,6 +80,7 @@ pub(super) fn settle(world: &mut World) -> Result<(), Violation> {
     let upkeep = world.settings.upkeep;
     world.set_upkeep(Upkeep {
         reap_after_ms: 1 << 40,
+        background_percent: DEFAULT_BACKGROUND_PERCENT,
         ..upkeep
     });
     let agreed = world.run_until(AGREES_WITHIN_MS, |world| {

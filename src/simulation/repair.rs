@@ -12,7 +12,7 @@ use crate::protocol::context::Context;
 use crate::protocol::dot::{Actor, Dot, Epoch};
 use crate::protocol::effect::StoreRequest;
 use crate::protocol::id::NodeId;
-use crate::protocol::machine::Upkeep;
+use crate::protocol::machine::{DEFAULT_BACKGROUND_PERCENT, Upkeep};
 use crate::protocol::message::{Ask, ItemRequest, Response};
 use crate::protocol::replica::Mutation;
 use crate::protocol::sabotage::{self, Variant};
@@ -23,6 +23,7 @@ const PATIENCE_MS: u64 = 120_000;
 /// Nothing is forgotten.
 const KEEPS_ALL: Upkeep = Upkeep {
     reap_after_ms: 1 << 40,
+    background_percent: DEFAULT_BACKGROUND_PERCENT,
     ..HECTIC_UPKEEP
 };
 

@@ -2,23 +2,26 @@
 //! network is like when nothing is wrong.
 
 use super::disk::Durability;
-use crate::protocol::machine::Upkeep;
+use crate::protocol::machine::{DEFAULT_BACKGROUND_PERCENT, Upkeep};
 
 /// Everything that production does in minutes and hours, in seconds.
 pub const HECTIC_UPKEEP: Upkeep = Upkeep {
     exchange_interval_ms: 1_000,
     reap_after_ms: 2_000,
+    background_percent: DEFAULT_BACKGROUND_PERCENT,
 };
 /// As in production, but for reaping, of which an hour would see nothing.
 pub const CALM_UPKEEP: Upkeep = Upkeep {
     exchange_interval_ms: 20_000,
     reap_after_ms: 60_000,
+    background_percent: DEFAULT_BACKGROUND_PERCENT,
 };
 /// As if a cluster had neither exchange nor reaping: what other means are for
 /// shows only without them.
 pub const NO_UPKEEP: Upkeep = Upkeep {
     exchange_interval_ms: 1 << 40,
     reap_after_ms: 1 << 40,
+    background_percent: DEFAULT_BACKGROUND_PERCENT,
 };
 
 /// How many nodes there are, and what the world is like when nothing is wrong.

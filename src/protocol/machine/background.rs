@@ -3,8 +3,8 @@
 //! Rows that peers bring, rows read for peers, leaves derived, hints delivered and
 //! strays handed over all spend one allowance of time. Promises: while clients are
 //! served, such work is begun in small steps, one after the other, and each step is
-//! paid for with a rest of `REST_FACTOR` times as long as its kind took of late, so
-//! that a store which is slow because clients use it is left alone for longer; a node
+//! paid for with a rest in proportion to what its kind took of late, so that such work
+//! has its percentage of the store's time and a store which is slow because clients use it is left alone for longer; a node
 //! that no client uses does not rest at all; however busy a node is, a step is begun
 //! every `MAX_REST_MS` at the latest, so that repair always comes to its end.
 //!
@@ -13,9 +13,9 @@
 
 use std::collections::VecDeque;
 
-/// How long a node rests for each time that a step of work took, while clients ask
-/// all the time: such work then has a fifth of the time of the store.
-const REST_FACTOR: u64 = 4;
+/// How much of the store's time such work has while clients ask all the time, when
+/// nothing else is set: clients' 99th percentile grew by up to a fifth with it.
+pub const DEFAULT_BACKGROUND_PERCENT: u32 = 20;
 /// The longest rest for one step. With 64 rows a step, a store on its knees still
 /// takes in some three hundred rows a second.
 const MAX_REST_MS: u64 = 200;
@@ -59,6 +59,8 @@ pub(super) struct Background {
     asked: bool,
     /// The share of the latest ticks before which one came, in parts of `WHOLE`.
     pressure: u64,
+    /// The share of time while clients ask all the time.
+    percent: u64,
     /// When the next step may begin.
     free_us: u64,
     /// What a step of each kind takes.
@@ -74,6 +76,7 @@ impl Default for Background {
         Background {
             asked: false,
             pressure: 0,
+            percent: DEFAULT_BACKGROUND_PERCENT.into(),
             free_us: 0,
             cost_us: [FIRST_COST_US; KINDS],
             line: VecDeque::new(),
@@ -83,6 +86,12 @@ impl Default for Background {
 }
 
 impl Background {
+    /// Sets the share of time, from 1 to 100.
+    pub fn set_percent(&mut self, percent: u32) {
+        assert!((1..=100).contains(&percent), "work that never ends");
+        self.percent = percent.into();
+    }
+
     /// A client wants something of this node, or another node for a client.
     pub fn on_request(&mut self) {
         self.asked = true;
@@ -134,7 +143,7 @@ impl Background {
     pub fn begin(&mut self, chore: Chore, now_ms: u64) {
         let now_us = now_ms.saturating_mul(1_000);
         let cost_us = self.cost_us[chore as usize];
-        let rest_us = cost_us * REST_FACTOR * self.pressure / WHOLE;
+        let rest_us = cost_us * (100 - self.percent) / self.percent * self.pressure / WHOLE;
         let credit_from_us = now_us.saturating_sub(MAX_CREDIT_US);
         self.free_us = self
             .free_us
@@ -162,7 +171,12 @@ mod tests {
     /// Ticks every ten milliseconds with requests in so many of a hundred; how many steps
     /// of five milliseconds begin within ten seconds, one after the other.
     fn steps(asked_percent: u64, took_ms: u64) -> u64 {
+        steps_of(DEFAULT_BACKGROUND_PERCENT, asked_percent, took_ms)
+    }
+
+    fn steps_of(percent: u32, asked_percent: u64, took_ms: u64) -> u64 {
         let mut background = Background::default();
+        background.set_percent(percent);
         let mut begun = 0;
         for tick in 0..1_100 {
             let now_ms = tick * 10;
@@ -190,6 +204,14 @@ mod tests {
         // A store that takes twice as long is asked half as often.
         let slow = steps(100, 10);
         assert!((begun * 4 / 10..=begun * 6 / 10).contains(&slow), "{slow}");
+        // Half of the time is more than twice as much as a fifth, all of it five times.
+        let half = steps_of(50, 100, 5);
+        assert!(
+            (begun * 24 / 10..=begun * 26 / 10).contains(&half),
+            "{half}"
+        );
+        let all = steps_of(100, 100, 5);
+        assert!((begun * 48 / 10..=begun * 52 / 10).contains(&all), "{all}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::super::id::{ItemKey, NodeId, Partition, TableId};
 use super::super::message::{Message, MessageId, Refusal};
 use super::super::ring::Ring;
 use super::super::trees::{Class, NO_CLASS, Trees};
-use super::background::Background;
+use super::background::{Background, DEFAULT_BACKGROUND_PERCENT};
 use super::filling::Filling;
 use super::intake::{Bringer, Intake};
 use super::reaping::Reaping;
@@ -44,6 +44,9 @@ pub struct Upkeep {
     pub exchange_interval_ms: u64,
     /// How old a tombstone is before it may be forgotten.
     pub reap_after_ms: u64,
+    /// How much of its store's time a node gives to work that no client waits for, while
+    /// clients ask all the time: from 1 to 100.
+    pub background_percent: u32,
 }
 
 impl Default for Upkeep {
@@ -52,6 +55,7 @@ impl Default for Upkeep {
         Upkeep {
             exchange_interval_ms: 60_000,
             reap_after_ms: 3_600_000,
+            background_percent: DEFAULT_BACKGROUND_PERCENT,
         }
     }
 }
@@ -170,6 +174,9 @@ impl Machine {
     /// Sets how this node keeps its replicas; what is under way goes on.
     pub fn set_upkeep(&mut self, upkeep: Upkeep) {
         self.exchanges.upkeep = upkeep;
+        self.exchanges
+            .background
+            .set_percent(upkeep.background_percent);
     }
 
     /// How this node keeps its replicas.

@@ -38,6 +38,7 @@ mod upkeep;
 mod views;
 mod write;
 
+pub use background::DEFAULT_BACKGROUND_PERCENT;
 pub use client::MAX_REQUEST_BYTES;
 pub use counters::Counters;
 pub use exchange::{MAX_SESSIONS, Upkeep};
