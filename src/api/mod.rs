@@ -25,6 +25,7 @@
 //!   `storage_failed`.
 
 pub mod accept;
+pub mod alarm;
 pub mod body;
 pub mod cluster;
 pub mod dry_run;
@@ -59,9 +60,9 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioTimer;
 use tracing::Instrument;
 
+use self::alarm::SharedAlarm;
 use self::body::RequestBody;
 use self::gate::Gate;
 use self::path::Segments;
@@ -144,12 +145,12 @@ impl Drop for Finish<'_> {
     }
 }
 
-/// hyper as this API wants its connections served. Use
+/// hyper as this API wants a connection served: one for each. Use
 /// `serve_connection(…).with_upgrades()`, which peers need.
 pub fn connection() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(SharedAlarm::default())
         .header_read_timeout(HEAD_TIMEOUT)
         // No `pipeline_flush`: it keeps an answer back while anything at all is
         // unread, so that half a next request holds up the answer to the last one,
