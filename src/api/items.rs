@@ -242,7 +242,7 @@ async fn put<S: Service>(
         *response.status_mut() = StatusCode::NO_CONTENT;
         put_token(
             &mut response,
-            context.map(|context| token::of_read(&target.key, &context)),
+            context.map(|context| token::header_of_read(&target.key, &context)),
         );
         return Ok(response);
     }
@@ -321,8 +321,8 @@ fn represent(target: &Target<'_>, request: &HeaderMap, told: Told, done: Done) -
             let problem = absent();
             Err(match context {
                 Some(context) => {
-                    let token = token::of_read(&target.key, &context);
-                    problem.with(headers::CONTEXT, token::header(token))
+                    let token = token::header_of_read(&target.key, &context);
+                    problem.with(headers::CONTEXT, token)
                 }
                 None => problem,
             })
@@ -330,7 +330,8 @@ fn represent(target: &Target<'_>, request: &HeaderMap, told: Told, done: Done) -
         Told::Written { context } => {
             let mut response = Response::new(Body::default());
             *response.status_mut() = StatusCode::NO_CONTENT;
-            put_token(&mut response, Some(token::of_write(&target.key, &context)));
+            let token = token::header_of_write(&target.key, &context);
+            put_token(&mut response, Some(token));
             Ok(response)
         }
         Told::Refused(refusal) => Err(refusal.into()),
@@ -343,11 +344,9 @@ pub(super) fn absent() -> Problem {
     Problem::not_found("the table holds no item of this key")
 }
 
-fn put_token(response: &mut Response<Body>, token: Option<String>) {
+fn put_token(response: &mut Response<Body>, token: Option<HeaderValue>) {
     if let Some(token) = token {
-        response
-            .headers_mut()
-            .insert(headers::CONTEXT, token::header(token));
+        response.headers_mut().insert(headers::CONTEXT, token);
     }
 }
 
@@ -370,7 +369,7 @@ fn represent_value(
         None => viewed_by.filter(|_| target.table.is_data_type()),
     };
     let etag = entity_tag(&value.hash.0, made_by, "");
-    let token = token::of_read(&target.key, &value.context);
+    let token = token::header_of_read(&target.key, &value.context);
     let unchanged = matches_etag(request, &etag);
     let mut response = Response::new(Body::default());
     put_token(&mut response, Some(token));
@@ -406,12 +405,12 @@ fn represent_siblings(
             Code::NotAcceptable,
             "the item has siblings, which are shown as application/json or multipart/mixed",
         )
-        .with(headers::CONTEXT, token::header(token))
+        .with(headers::CONTEXT, token::header(&token))
         .with(headers::SIBLINGS, headers::count(set.len())));
     };
     let mut response = Response::new(Body::default());
     let fields = response.headers_mut();
-    fields.insert(headers::CONTEXT, token::header(token.clone()));
+    fields.insert(headers::CONTEXT, token::header(&token));
     fields.insert(headers::SIBLINGS, headers::count(set.len()));
     fields.insert(VARY, HeaderValue::from_static("Accept"));
     if let Some(reason) = reason {
