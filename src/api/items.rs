@@ -449,15 +449,13 @@ fn entity_tag(state: &[u8; 16], made_by: Option<Digest>, form: &str) -> HeaderVa
     hash.update(state);
     hash.update(made_by.map_or([0; 32], |digest| digest.0));
     hash.update(form.as_bytes());
-    let mut text = Vec::with_capacity(2 + 2 * 16);
-    text.push(b'"');
-    for byte in &hash.finalize()[..16] {
-        text.push(HEX[usize::from(byte >> 4)]);
-        text.push(HEX[usize::from(byte & 15)]);
+    let mut text = [b'"'; 2 + 2 * 16];
+    let digits = text[1..].chunks_exact_mut(2);
+    for (digits, byte) in digits.zip(&hash.finalize()[..16]) {
+        digits[0] = HEX[usize::from(byte >> 4)];
+        digits[1] = HEX[usize::from(byte & 15)];
     }
-    text.push(b'"');
-    HeaderValue::from_maybe_shared(Bytes::from(text))
-        .expect("hex digits in quotes are visible ASCII")
+    HeaderValue::from_bytes(&text).expect("hex digits in quotes are visible ASCII")
 }
 
 /// Whether `If-None-Match` names this tag (RFC 9110, section 13.1.2). The
