@@ -19,7 +19,7 @@ use hyper::{HeaderMap, Method, Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 
 use super::gate::Pass;
-use super::headers::JSON;
+use super::headers::{JSON, Said};
 use super::problem::{Code, Problem};
 use super::query::{Query, Quorum};
 use super::service::Service;
@@ -50,7 +50,7 @@ pub async fn handle<S: Service>(
     metrics: &Metrics,
     table: &str,
     keys: &[&str],
-    call: &mut Call,
+    call: &mut Call<'_>,
     pass: &mut Pass<'_>,
 ) -> Answer {
     let table = path::text(table)?
@@ -66,9 +66,9 @@ pub async fn handle<S: Service>(
         return operate(service, &target, call, pass).await;
     }
     match call.parts.method {
-        Method::GET | Method::HEAD => get(service, metrics, &target, &call.parts).await,
+        Method::GET | Method::HEAD => get(service, metrics, &target, call.parts, call.said).await,
         Method::PUT => put(service, &target, call, pass).await,
-        Method::DELETE => delete(service, &target, &call.parts).await,
+        Method::DELETE => delete(service, &target, call.parts, call.said).await,
         _ => Err(Problem::method_not_allowed(
             allowed(&target.table),
             if call.parts.method == Method::POST {
@@ -162,6 +162,7 @@ async fn get<S: Service>(
     metrics: &Metrics,
     target: &Target<'_>,
     parts: &Parts,
+    said: Said,
 ) -> Answer {
     let query = Query::parse(
         parts.uri.query(),
@@ -176,7 +177,7 @@ async fn get<S: Service>(
         ));
     }
     let quorum = Quorum::of(&query, &target.table.definition)?;
-    refuse_preconditions(&parts.headers, &[IF_MATCH, IF_UNMODIFIED_SINCE])?;
+    refuse_preconditions(said, &parts.headers, &[IF_MATCH, IF_UNMODIFIED_SINCE])?;
     let ask = if explains {
         Ask::Explain
     } else {
@@ -192,19 +193,19 @@ async fn get<S: Service>(
         }
         _ => {}
     }
-    represent(target, &parts.headers, told, Done::Read)
+    represent(target, said, &parts.headers, told, Done::Read)
 }
 
 async fn put<S: Service>(
     service: &S,
     target: &Target<'_>,
-    call: &mut Call,
+    call: &mut Call<'_>,
     pass: &mut Pass<'_>,
 ) -> Answer {
-    let parts = &call.parts;
+    let (parts, said) = (call.parts, call.said);
     let query = Query::parse(parts.uri.query(), &Quorum::PARAMETERS)?;
     let quorum = Quorum::of(&query, &target.table.definition)?;
-    refuse_conditional_write(&parts.headers)?;
+    refuse_conditional_write(said, &parts.headers)?;
     if target.table.is_data_type() {
         return Err(Problem::new(
             Code::OperationsOnly,
@@ -223,9 +224,9 @@ async fn put<S: Service>(
     let content_type: Arc<str> = headers::request_content_type(&parts.headers)?
         .unwrap_or(headers::OCTET_STREAM)
         .into();
-    refuse_partial_content(&parts.headers)?;
-    let client = token::of_request(&parts.headers, &target.key)?.unwrap_or_default();
-    let representation = prefers_representation(&parts.headers);
+    refuse_partial_content(said, &parts.headers)?;
+    let client = token::of_request(said, &parts.headers, &target.key)?.unwrap_or_default();
+    let representation = prefers_representation(said, &parts.headers);
     pass.admit_body(call.body.expected_bytes(target.limit_bytes()))?;
     let value = call.body.read(target.limit_bytes()).await?;
     let ask = Ask::Put {
@@ -248,7 +249,7 @@ async fn put<S: Service>(
     }
     // Preconditions were refused above: nothing may turn this into a 304.
     let applied = representation && !matches!(told, Told::Written { .. });
-    let mut response = represent(target, &call.parts.headers, told, Done::Written)?;
+    let mut response = represent(target, said, &parts.headers, told, Done::Written)?;
     if applied {
         response.headers_mut().insert(
             headers::PREFERENCE_APPLIED,
@@ -258,25 +259,25 @@ async fn put<S: Service>(
     Ok(response)
 }
 
-async fn delete<S: Service>(service: &S, target: &Target<'_>, parts: &Parts) -> Answer {
+async fn delete<S: Service>(service: &S, target: &Target<'_>, parts: &Parts, said: Said) -> Answer {
     let query = Query::parse(parts.uri.query(), &Quorum::PARAMETERS)?;
     let quorum = Quorum::of(&query, &target.table.definition)?;
-    refuse_conditional_write(&parts.headers)?;
-    let client = token::of_request(&parts.headers, &target.key)?;
+    refuse_conditional_write(said, &parts.headers)?;
+    let client = token::of_request(said, &parts.headers, &target.key)?;
     let told = target.ask(service, quorum, Ask::Delete { client }).await;
-    represent(target, &parts.headers, told, Done::Written)
+    represent(target, said, &parts.headers, told, Done::Written)
 }
 
 async fn operate<S: Service>(
     service: &S,
     target: &Target<'_>,
-    call: &mut Call,
+    call: &mut Call<'_>,
     pass: &mut Pass<'_>,
 ) -> Answer {
-    let parts = &call.parts;
+    let (parts, said) = (call.parts, call.said);
     let query = Query::parse(parts.uri.query(), &Quorum::PARAMETERS)?;
     let quorum = Quorum::of(&query, &target.table.definition)?;
-    refuse_conditional_write(&parts.headers)?;
+    refuse_conditional_write(said, &parts.headers)?;
     if !target.table.is_data_type() {
         let definition = &target.table.definition;
         if target.table.module.is_none() && definition.reconciler.is_some() {
@@ -290,13 +291,13 @@ async fn operate<S: Service>(
             "the table's reconciler is no data type, so it takes no operations; PUT the value",
         ));
     }
-    refuse_partial_content(&parts.headers)?;
+    refuse_partial_content(said, &parts.headers)?;
     pass.admit_body(call.body.expected_bytes(target.limit_bytes()))?;
     let operation = call.body.read(target.limit_bytes()).await?;
     let told = target
         .ask(service, quorum, Ask::Operate { operation })
         .await;
-    represent(target, &call.parts.headers, told, Done::Written)
+    represent(target, said, &parts.headers, told, Done::Written)
 }
 
 /// Whether the answer follows a write. Then it is sent even in a form that the
@@ -308,9 +309,15 @@ enum Done {
 }
 
 /// What a client is told, as a response.
-fn represent(target: &Target<'_>, request: &HeaderMap, told: Told, done: Done) -> Answer {
+fn represent(
+    target: &Target<'_>,
+    said: Said,
+    request: &HeaderMap,
+    told: Told,
+    done: Done,
+) -> Answer {
     match told {
-        Told::Value(value) => represent_value(target, request, value, done),
+        Told::Value(value) => represent_value(target, said, request, value, done),
         Told::Siblings { set, .. } if set.is_empty() => Err(absent()),
         Told::Siblings { set, reason, raw } => {
             let form = accept::best(request, &[JSON, MULTIPART])
@@ -336,7 +343,7 @@ fn represent(target: &Target<'_>, request: &HeaderMap, told: Told, done: Done) -
         }
         Told::Refused(refusal) => Err(refusal.into()),
         // Only what asked for an explanation gets one, and it was shown above.
-        Told::Explained(explanation) => represent(target, request, explanation.told, done),
+        Told::Explained(explanation) => represent(target, said, request, explanation.told, done),
     }
 }
 
@@ -352,6 +359,7 @@ fn put_token(response: &mut Response<Body>, token: Option<HeaderValue>) {
 
 fn represent_value(
     target: &Target<'_>,
+    said: Said,
     request: &HeaderMap,
     value: ValueResponse,
     done: Done,
@@ -370,7 +378,7 @@ fn represent_value(
     };
     let etag = entity_tag(&value.hash.0, made_by, "");
     let token = token::header_of_read(&target.key, &value.context);
-    let unchanged = matches_etag(request, &etag);
+    let unchanged = said.has(Said::PRECONDITION) && matches_etag(request, &etag);
     let mut response = Response::new(Body::default());
     put_token(&mut response, Some(token));
     let fields = response.headers_mut();
@@ -470,7 +478,10 @@ fn matches_etag(request: &HeaderMap, etag: &HeaderValue) -> bool {
 }
 
 /// Whether the client asks for the representation (RFC 7240).
-fn prefers_representation(request: &HeaderMap) -> bool {
+fn prefers_representation(said: Said, request: &HeaderMap) -> bool {
+    if !said.has(Said::PREFERENCE) {
+        return false;
+    }
     request
         .get_all(headers::PREFER)
         .iter()
@@ -487,7 +498,14 @@ fn prefers_representation(request: &HeaderMap) -> bool {
 }
 
 /// Preconditions that cannot be kept are refused rather than ignored.
-fn refuse_preconditions(request: &HeaderMap, refused: &[HeaderName]) -> Result<(), Problem> {
+fn refuse_preconditions(
+    said: Said,
+    request: &HeaderMap,
+    refused: &[HeaderName],
+) -> Result<(), Problem> {
+    if !said.has(Said::PRECONDITION) {
+        return Ok(());
+    }
     match refused.iter().find(|name| request.contains_key(*name)) {
         None => Ok(()),
         Some(name) => Err(Problem::bad_request(format_args!(
@@ -497,12 +515,19 @@ fn refuse_preconditions(request: &HeaderMap, refused: &[HeaderName]) -> Result<(
     }
 }
 
-fn refuse_conditional_write(request: &HeaderMap) -> Result<(), Problem> {
-    refuse_preconditions(request, &[IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE])
+fn refuse_conditional_write(said: Said, request: &HeaderMap) -> Result<(), Problem> {
+    refuse_preconditions(
+        said,
+        request,
+        &[IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE],
+    )
 }
 
 /// Refuses what would change the meaning of the bytes and would not be kept.
-fn refuse_partial_content(request: &HeaderMap) -> Result<(), Problem> {
+fn refuse_partial_content(said: Said, request: &HeaderMap) -> Result<(), Problem> {
+    if !said.has(Said::CODING_OR_RANGE) {
+        return Ok(());
+    }
     if request.contains_key(CONTENT_RANGE) {
         return Err(Problem::bad_request(
             "Content-Range is not offered: a PUT replaces the whole value",

@@ -25,7 +25,7 @@ use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 
-use super::headers;
+use super::headers::{self, Said};
 use super::problem::{Code, Problem};
 use crate::protocol::context::Context;
 use crate::protocol::id::ItemKey;
@@ -188,7 +188,14 @@ pub fn decode(key: &ItemKey, token: &str) -> Result<Context, &'static str> {
 }
 
 /// The context that a request carries for this item, if it carries one.
-pub fn of_request(headers: &HeaderMap, key: &ItemKey) -> Result<Option<Context>, Problem> {
+pub fn of_request(
+    said: Said,
+    headers: &HeaderMap,
+    key: &ItemKey,
+) -> Result<Option<Context>, Problem> {
+    if !said.has(Said::CONTEXT) {
+        return Ok(None);
+    }
     let refused = |why: &str| {
         Problem::new(
             Code::InvalidContext,
