@@ -301,10 +301,9 @@ mod tests {
             assert_eq!(header_of_write(&key, &context), token);
             assert_eq!(header(&token), token);
             assert_eq!(decode(&key, &token), Ok(context));
-            lengths.insert(token.len() / 10);
+            lengths.insert(token.len());
         }
-        assert!(lengths.contains(&(USUAL_CHARS / 10 - 2)), "{lengths:?}");
-        assert!(lengths.contains(&(USUAL_CHARS / 10 + 2)), "{lengths:?}");
+        assert!(lengths.first() < Some(&USUAL_CHARS) && lengths.last() > Some(&USUAL_CHARS));
     }
 
     #[test]
