@@ -14,10 +14,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::HeaderMap;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::EXPECT;
 
+use super::headers::Said;
 use super::problem::{Code, Problem};
 
 /// How long a client may take over its body. A megabyte in 30 s is 280 kbit/s;
@@ -38,12 +37,11 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// The body of a request with these headers.
-    pub fn new(headers: &HeaderMap, incoming: Incoming) -> Self {
-        let waits = headers.contains_key(EXPECT);
+    /// The body of a request whose headers say this.
+    pub fn new(said: Said, incoming: Incoming) -> Self {
         RequestBody {
             incoming: (!incoming.is_end_stream()).then_some(incoming),
-            waits,
+            waits: said.has(Said::EXPECTATION),
         }
     }
 

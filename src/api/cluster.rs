@@ -16,7 +16,7 @@ use crate::protocol::membership::RemoveRefused;
 use crate::protocol::message::Refusal;
 
 /// `GET /v1/cluster`.
-pub fn show<S: Service>(service: &S, call: &Call) -> Answer {
+pub fn show<S: Service>(service: &S, call: &Call<'_>) -> Answer {
     require_method(call, Resource::Cluster)?;
     Query::parse(call.parts.uri.query(), &[])?;
     let view = service.cluster_view();
@@ -63,7 +63,7 @@ fn member(member: &MemberView) -> Value {
 
 /// `POST /v1/cluster/leave`: this node begins to leave. The answer says that this is
 /// decided and durable, not that it is done.
-pub async fn leave<S: Service>(service: &S, call: &Call) -> Answer {
+pub async fn leave<S: Service>(service: &S, call: &Call<'_>) -> Answer {
     require_method(call, Resource::Leave)?;
     Query::parse(call.parts.uri.query(), &[])?;
     service.leave().await?;
@@ -72,7 +72,7 @@ pub async fn leave<S: Service>(service: &S, call: &Call) -> Answer {
 }
 
 /// `DELETE /v1/cluster/members/{node}`: removes a dead member, at once.
-pub async fn remove<S: Service>(service: &S, member: &str, call: &Call) -> Answer {
+pub async fn remove<S: Service>(service: &S, member: &str, call: &Call<'_>) -> Answer {
     require_method(call, Resource::Member)?;
     Query::parse(call.parts.uri.query(), &[])?;
     let no_such = || Problem::from(AdminError::Remove(RemoveRefused::Unknown));
@@ -84,7 +84,7 @@ pub async fn remove<S: Service>(service: &S, member: &str, call: &Call) -> Answe
 
 /// `GET /v1/cluster/ring/{table}/{partition_key}`: where an item lies. The item
 /// need not exist.
-pub fn ring<S: Service>(service: &S, table: &str, partition_key: &str, call: &Call) -> Answer {
+pub fn ring<S: Service>(service: &S, table: &str, partition_key: &str, call: &Call<'_>) -> Answer {
     require_method(call, Resource::Ring)?;
     Query::parse(call.parts.uri.query(), &[])?;
     let table = path::name(table)?

@@ -50,7 +50,7 @@ const NDJSON: &str = "application/x-ndjson";
 pub async fn handle<S: Service>(
     service: &Arc<S>,
     table: &str,
-    call: &mut Call,
+    call: &mut Call<'_>,
 ) -> Result<Response<Sent>, Problem> {
     require_method(call, Resource::DryRun)?;
     let form = accept::best(&call.parts.headers, &[JSON, NDJSON]).ok_or_else(|| {
@@ -88,7 +88,7 @@ pub async fn handle<S: Service>(
 async fn plan<S: Service>(
     service: &S,
     table: Arc<Table>,
-    call: &mut Call,
+    call: &mut Call<'_>,
 ) -> Result<Plan, Problem> {
     let given = headers::request_content_type(&call.parts.headers)?.unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim();

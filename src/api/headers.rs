@@ -1,7 +1,10 @@
 //! The headers of our own, and text made fit for a header.
 
 use hyper::HeaderMap;
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{
+    CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, IF_MATCH,
+    IF_NONE_MATCH, IF_UNMODIFIED_SINCE,
+};
 
 use super::problem::{Code, Problem};
 
@@ -32,6 +35,42 @@ pub const MAX_CONTENT_TYPE_BYTES: usize = 256;
 /// The longest text put into a header, in bytes: a module's reason may be as
 /// long as its author liked, and some clients stop at 8 KiB for all headers.
 const MAX_TEXT_BYTES: usize = 1024;
+
+/// What is asked of each request for an item, and said by few: told in one look at the
+/// headers that there are, since to search for one that is not there takes longer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Said(u8);
+
+impl Said {
+    /// It has one of these.
+    pub const EXPECTATION: Said = Said(1);
+    pub const PRECONDITION: Said = Said(1 << 1);
+    pub const CODING_OR_RANGE: Said = Said(1 << 2);
+    pub const CONTEXT: Said = Said(1 << 3);
+    pub const PREFERENCE: Said = Said(1 << 4);
+    pub const REQUEST_ID: Said = Said(1 << 5);
+
+    /// What these headers say.
+    pub fn by(headers: &HeaderMap) -> Said {
+        let said = headers.keys().map(|name| match *name {
+            EXPECT => Said::EXPECTATION.0,
+            IF_MATCH | IF_NONE_MATCH | IF_UNMODIFIED_SINCE => Said::PRECONDITION.0,
+            CONTENT_ENCODING | CONTENT_RANGE => Said::CODING_OR_RANGE.0,
+            _ => match name.as_str() {
+                "kinfold-context" => Said::CONTEXT.0,
+                "prefer" => Said::PREFERENCE.0,
+                "x-request-id" => Said::REQUEST_ID.0,
+                _ => 0,
+            },
+        });
+        Said(said.fold(0, |all, one| all | one))
+    }
+
+    /// Whether it is among them.
+    pub fn has(self, one: Said) -> bool {
+        self.0 & one.0 != 0
+    }
+}
 
 /// Any text as a header: what a header cannot hold becomes `?` or a space.
 pub fn text(text: &str) -> HeaderValue {
@@ -122,4 +161,36 @@ pub fn single<'a>(
         return Err(Problem::bad_request(format_args!("{name} is given twice")));
     }
     Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_header_that_is_heeded_is_seen() {
+        let heeded = [
+            (EXPECT, Said::EXPECTATION),
+            (IF_MATCH, Said::PRECONDITION),
+            (IF_NONE_MATCH, Said::PRECONDITION),
+            (IF_UNMODIFIED_SINCE, Said::PRECONDITION),
+            (CONTENT_ENCODING, Said::CODING_OR_RANGE),
+            (CONTENT_RANGE, Said::CODING_OR_RANGE),
+            (CONTEXT, Said::CONTEXT),
+            (PREFER, Said::PREFERENCE),
+            (REQUEST_ID, Said::REQUEST_ID),
+        ];
+        let mut all = HeaderMap::new();
+        for (name, said) in &heeded {
+            let value = HeaderValue::from_static("x");
+            let alone = HeaderMap::from_iter([(name.clone(), value.clone())]);
+            assert_eq!(Said::by(&alone), *said, "{name}");
+            all.insert(name, value);
+        }
+        assert!(heeded.iter().all(|(_, said)| Said::by(&all).has(*said)));
+        all.clear();
+        all.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+        assert_eq!(Said::by(&all), Said(0));
+        assert!(heeded.iter().all(|(_, said)| !Said(0).has(*said)));
+    }
 }

@@ -15,7 +15,7 @@ use super::{Answer, Body, Call, require_method};
 /// The API described in OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
-fn check(call: &Call, resource: Resource) -> Result<(), Problem> {
+fn check(call: &Call<'_>, resource: Resource) -> Result<(), Problem> {
     require_method(call, resource)?;
     Query::parse(call.parts.uri.query(), &[]).map(drop)
 }
@@ -29,13 +29,13 @@ fn fixed(content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
 }
 
 /// 200 while the process lives, whatever its state.
-pub fn alive(call: &Call) -> Answer {
+pub fn alive(call: &Call<'_>) -> Answer {
     check(call, Resource::Health)?;
     Ok(fixed("text/plain; charset=utf-8", "ok\n"))
 }
 
 /// 200 when the node serves, 503 `not_ready` with the reason while it does not.
-pub fn ready<S: Service>(service: &S, call: &Call) -> Answer {
+pub fn ready<S: Service>(service: &S, call: &Call<'_>) -> Answer {
     check(call, Resource::Ready)?;
     service
         .readiness()
@@ -44,7 +44,7 @@ pub fn ready<S: Service>(service: &S, call: &Call) -> Answer {
 }
 
 /// The node's figures as OpenMetrics text, which Prometheus reads.
-pub fn metrics<S: Service>(service: &S, call: &Call) -> Answer {
+pub fn metrics<S: Service>(service: &S, call: &Call<'_>) -> Answer {
     check(call, Resource::Metrics)?;
     Ok(fixed(
         "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -53,7 +53,7 @@ pub fn metrics<S: Service>(service: &S, call: &Call) -> Answer {
 }
 
 /// The description of this API.
-pub fn openapi(call: &Call) -> Answer {
+pub fn openapi(call: &Call<'_>) -> Answer {
     check(call, Resource::OpenApi)?;
     Ok(fixed("application/json", OPENAPI))
 }

@@ -19,7 +19,7 @@ use hyper::{HeaderMap, Method, Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 
 use super::gate::Pass;
-use super::headers::JSON;
+use super::headers::{JSON, Said};
 use super::problem::{Code, Problem};
 use super::query::{Query, Quorum};
 use super::service::Service;
@@ -50,7 +50,7 @@ pub async fn handle<S: Service>(
     metrics: &Metrics,
     table: &str,
     keys: &[&str],
-    call: &mut Call,
+    call: &mut Call<'_>,
     pass: &mut Pass<'_>,
 ) -> Answer {
     let table = path::text(table)?
@@ -66,9 +66,9 @@ pub async fn handle<S: Service>(
         return operate(service, &target, call, pass).await;
     }
     match call.parts.method {
-        Method::GET | Method::HEAD => get(service, metrics, &target, &call.parts).await,
+        Method::GET | Method::HEAD => get(service, metrics, &target, call.parts, call.said).await,
         Method::PUT => put(service, &target, call, pass).await,
-        Method::DELETE => delete(service, &target, &call.parts).await,
+        Method::DELETE => delete(service, &target, call.parts, call.said).await,
         _ => Err(Problem::method_not_allowed(
             allowed(&target.table),
             if call.parts.method == Method::POST {
@@ -162,6 +162,7 @@ async fn get<S: Service>(
     metrics: &Metrics,
     target: &Target<'_>,
     parts: &Parts,
+    said: Said,
 ) -> Answer {
     let query = Query::parse(
         parts.uri.query(),
@@ -176,7 +177,7 @@ async fn get<S: Service>(
         ));
     }
     let quorum = Quorum::of(&query, &target.table.definition)?;
-    refuse_preconditions(&parts.headers, &[IF_MATCH, IF_UNMODIFIED_SINCE])?;
+    refuse_preconditions(said, &parts.headers, &[IF_MATCH, IF_UNMODIFIED_SINCE])?;
     let ask = if explains {
         Ask::Explain
     } else {
@@ -192,19 +193,19 @@ async fn get<S: Service>(
         }
         _ => {}
     }
-    represent(target, &parts.headers, told, Done::Read)
+    represent(target, said, &parts.headers, told, Done::Read)
 }
 
 async fn put<S: Service>(
     service: &S,
     target: &Target<'_>,
-    call: &mut Call,
+    call: &mut Call<'_>,
     pass: &mut Pass<'_>,
 ) -> Answer {
-    let parts = &call.parts;
+    let (parts, said) = (call.parts, call.said);
     let query = Query::parse(parts.uri.query(), &Quorum::PARAMETERS)?;
     let quorum = Quorum::of(&query, &target.table.definition)?;
-    refuse_conditional_write(&parts.headers)?;
+    refuse_conditional_write(said, &parts.headers)?;
     if target.table.is_data_type() {
         return Err(Problem::new(
             Code::OperationsOnly,
@@ -223,9 +224,9 @@ async fn put<S: Service>(
     let content_type: Arc<str> = headers::request_content_type(&parts.headers)?
         .unwrap_or(headers::OCTET_STREAM)
         .into();
-    refuse_partial_content(&parts.headers)?;
-    let client = token::of_request(&parts.headers, &target.key)?.unwrap_or_default();
-    let representation = prefers_representation(&parts.headers);
+    refuse_partial_content(said, &parts.headers)?;
+    let client = token::of_request(said, &parts.headers, &target.key)?.unwrap_or_default();
+    let representation = prefers_representation(said, &parts.headers);
     pass.admit_body(call.body.expected_bytes(target.limit_bytes()))?;
     let value = call.body.read(target.limit_bytes()).await?;
     let ask = Ask::Put {
@@ -242,13 +243,13 @@ async fn put<S: Service>(
         *response.status_mut() = StatusCode::NO_CONTENT;
         put_token(
             &mut response,
-            context.map(|context| token::of_read(&target.key, &context)),
+            context.map(|context| token::header_of_read(&target.key, &context)),
         );
         return Ok(response);
     }
     // Preconditions were refused above: nothing may turn this into a 304.
     let applied = representation && !matches!(told, Told::Written { .. });
-    let mut response = represent(target, &call.parts.headers, told, Done::Written)?;
+    let mut response = represent(target, said, &parts.headers, told, Done::Written)?;
     if applied {
         response.headers_mut().insert(
             headers::PREFERENCE_APPLIED,
@@ -258,25 +259,25 @@ async fn put<S: Service>(
     Ok(response)
 }
 
-async fn delete<S: Service>(service: &S, target: &Target<'_>, parts: &Parts) -> Answer {
+async fn delete<S: Service>(service: &S, target: &Target<'_>, parts: &Parts, said: Said) -> Answer {
     let query = Query::parse(parts.uri.query(), &Quorum::PARAMETERS)?;
     let quorum = Quorum::of(&query, &target.table.definition)?;
-    refuse_conditional_write(&parts.headers)?;
-    let client = token::of_request(&parts.headers, &target.key)?;
+    refuse_conditional_write(said, &parts.headers)?;
+    let client = token::of_request(said, &parts.headers, &target.key)?;
     let told = target.ask(service, quorum, Ask::Delete { client }).await;
-    represent(target, &parts.headers, told, Done::Written)
+    represent(target, said, &parts.headers, told, Done::Written)
 }
 
 async fn operate<S: Service>(
     service: &S,
     target: &Target<'_>,
-    call: &mut Call,
+    call: &mut Call<'_>,
     pass: &mut Pass<'_>,
 ) -> Answer {
-    let parts = &call.parts;
+    let (parts, said) = (call.parts, call.said);
     let query = Query::parse(parts.uri.query(), &Quorum::PARAMETERS)?;
     let quorum = Quorum::of(&query, &target.table.definition)?;
-    refuse_conditional_write(&parts.headers)?;
+    refuse_conditional_write(said, &parts.headers)?;
     if !target.table.is_data_type() {
         let definition = &target.table.definition;
         if target.table.module.is_none() && definition.reconciler.is_some() {
@@ -290,13 +291,13 @@ async fn operate<S: Service>(
             "the table's reconciler is no data type, so it takes no operations; PUT the value",
         ));
     }
-    refuse_partial_content(&parts.headers)?;
+    refuse_partial_content(said, &parts.headers)?;
     pass.admit_body(call.body.expected_bytes(target.limit_bytes()))?;
     let operation = call.body.read(target.limit_bytes()).await?;
     let told = target
         .ask(service, quorum, Ask::Operate { operation })
         .await;
-    represent(target, &call.parts.headers, told, Done::Written)
+    represent(target, said, &parts.headers, told, Done::Written)
 }
 
 /// Whether the answer follows a write. Then it is sent even in a form that the
@@ -308,9 +309,15 @@ enum Done {
 }
 
 /// What a client is told, as a response.
-fn represent(target: &Target<'_>, request: &HeaderMap, told: Told, done: Done) -> Answer {
+fn represent(
+    target: &Target<'_>,
+    said: Said,
+    request: &HeaderMap,
+    told: Told,
+    done: Done,
+) -> Answer {
     match told {
-        Told::Value(value) => represent_value(target, request, value, done),
+        Told::Value(value) => represent_value(target, said, request, value, done),
         Told::Siblings { set, .. } if set.is_empty() => Err(absent()),
         Told::Siblings { set, reason, raw } => {
             let form = accept::best(request, &[JSON, MULTIPART])
@@ -321,8 +328,8 @@ fn represent(target: &Target<'_>, request: &HeaderMap, told: Told, done: Done) -
             let problem = absent();
             Err(match context {
                 Some(context) => {
-                    let token = token::of_read(&target.key, &context);
-                    problem.with(headers::CONTEXT, token::header(token))
+                    let token = token::header_of_read(&target.key, &context);
+                    problem.with(headers::CONTEXT, token)
                 }
                 None => problem,
             })
@@ -330,12 +337,13 @@ fn represent(target: &Target<'_>, request: &HeaderMap, told: Told, done: Done) -
         Told::Written { context } => {
             let mut response = Response::new(Body::default());
             *response.status_mut() = StatusCode::NO_CONTENT;
-            put_token(&mut response, Some(token::of_write(&target.key, &context)));
+            let token = token::header_of_write(&target.key, &context);
+            put_token(&mut response, Some(token));
             Ok(response)
         }
         Told::Refused(refusal) => Err(refusal.into()),
         // Only what asked for an explanation gets one, and it was shown above.
-        Told::Explained(explanation) => represent(target, request, explanation.told, done),
+        Told::Explained(explanation) => represent(target, said, request, explanation.told, done),
     }
 }
 
@@ -343,16 +351,15 @@ pub(super) fn absent() -> Problem {
     Problem::not_found("the table holds no item of this key")
 }
 
-fn put_token(response: &mut Response<Body>, token: Option<String>) {
+fn put_token(response: &mut Response<Body>, token: Option<HeaderValue>) {
     if let Some(token) = token {
-        response
-            .headers_mut()
-            .insert(headers::CONTEXT, token::header(token));
+        response.headers_mut().insert(headers::CONTEXT, token);
     }
 }
 
 fn represent_value(
     target: &Target<'_>,
+    said: Said,
     request: &HeaderMap,
     value: ValueResponse,
     done: Done,
@@ -370,8 +377,8 @@ fn represent_value(
         None => viewed_by.filter(|_| target.table.is_data_type()),
     };
     let etag = entity_tag(&value.hash.0, made_by, "");
-    let token = token::of_read(&target.key, &value.context);
-    let unchanged = matches_etag(request, &etag);
+    let token = token::header_of_read(&target.key, &value.context);
+    let unchanged = said.has(Said::PRECONDITION) && matches_etag(request, &etag);
     let mut response = Response::new(Body::default());
     put_token(&mut response, Some(token));
     let fields = response.headers_mut();
@@ -406,12 +413,12 @@ fn represent_siblings(
             Code::NotAcceptable,
             "the item has siblings, which are shown as application/json or multipart/mixed",
         )
-        .with(headers::CONTEXT, token::header(token))
+        .with(headers::CONTEXT, token::header(&token))
         .with(headers::SIBLINGS, headers::count(set.len())));
     };
     let mut response = Response::new(Body::default());
     let fields = response.headers_mut();
-    fields.insert(headers::CONTEXT, token::header(token.clone()));
+    fields.insert(headers::CONTEXT, token::header(&token));
     fields.insert(headers::SIBLINGS, headers::count(set.len()));
     fields.insert(VARY, HeaderValue::from_static("Accept"));
     if let Some(reason) = reason {
@@ -450,15 +457,13 @@ fn entity_tag(state: &[u8; 16], made_by: Option<Digest>, form: &str) -> HeaderVa
     hash.update(state);
     hash.update(made_by.map_or([0; 32], |digest| digest.0));
     hash.update(form.as_bytes());
-    let mut text = Vec::with_capacity(2 + 2 * 16);
-    text.push(b'"');
-    for byte in &hash.finalize()[..16] {
-        text.push(HEX[usize::from(byte >> 4)]);
-        text.push(HEX[usize::from(byte & 15)]);
+    let mut text = [b'"'; 2 + 2 * 16];
+    let digits = text[1..].chunks_exact_mut(2);
+    for (digits, byte) in digits.zip(&hash.finalize()[..16]) {
+        digits[0] = HEX[usize::from(byte >> 4)];
+        digits[1] = HEX[usize::from(byte & 15)];
     }
-    text.push(b'"');
-    HeaderValue::from_maybe_shared(Bytes::from(text))
-        .expect("hex digits in quotes are visible ASCII")
+    HeaderValue::from_bytes(&text).expect("hex digits in quotes are visible ASCII")
 }
 
 /// Whether `If-None-Match` names this tag (RFC 9110, section 13.1.2). The
@@ -473,7 +478,10 @@ fn matches_etag(request: &HeaderMap, etag: &HeaderValue) -> bool {
 }
 
 /// Whether the client asks for the representation (RFC 7240).
-fn prefers_representation(request: &HeaderMap) -> bool {
+fn prefers_representation(said: Said, request: &HeaderMap) -> bool {
+    if !said.has(Said::PREFERENCE) {
+        return false;
+    }
     request
         .get_all(headers::PREFER)
         .iter()
@@ -490,7 +498,14 @@ fn prefers_representation(request: &HeaderMap) -> bool {
 }
 
 /// Preconditions that cannot be kept are refused rather than ignored.
-fn refuse_preconditions(request: &HeaderMap, refused: &[HeaderName]) -> Result<(), Problem> {
+fn refuse_preconditions(
+    said: Said,
+    request: &HeaderMap,
+    refused: &[HeaderName],
+) -> Result<(), Problem> {
+    if !said.has(Said::PRECONDITION) {
+        return Ok(());
+    }
     match refused.iter().find(|name| request.contains_key(*name)) {
         None => Ok(()),
         Some(name) => Err(Problem::bad_request(format_args!(
@@ -500,12 +515,19 @@ fn refuse_preconditions(request: &HeaderMap, refused: &[HeaderName]) -> Result<(
     }
 }
 
-fn refuse_conditional_write(request: &HeaderMap) -> Result<(), Problem> {
-    refuse_preconditions(request, &[IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE])
+fn refuse_conditional_write(said: Said, request: &HeaderMap) -> Result<(), Problem> {
+    refuse_preconditions(
+        said,
+        request,
+        &[IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE],
+    )
 }
 
 /// Refuses what would change the meaning of the bytes and would not be kept.
-fn refuse_partial_content(request: &HeaderMap) -> Result<(), Problem> {
+fn refuse_partial_content(said: Said, request: &HeaderMap) -> Result<(), Problem> {
+    if !said.has(Said::CODING_OR_RANGE) {
+        return Ok(());
+    }
     if request.contains_key(CONTENT_RANGE) {
         return Err(Problem::bad_request(
             "Content-Range is not offered: a PUT replaces the whole value",

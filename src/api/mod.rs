@@ -25,6 +25,7 @@
 //!   `storage_failed`.
 
 pub mod accept;
+pub mod alarm;
 pub mod body;
 pub mod cluster;
 pub mod dry_run;
@@ -58,12 +59,13 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioTimer;
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use tracing::Instrument;
 
+use self::alarm::SharedAlarm;
 use self::body::RequestBody;
 use self::gate::Gate;
+use self::headers::Said;
 use self::path::Segments;
 use self::problem::{Code, Problem, ProblemCode};
 use self::route::Resource;
@@ -99,9 +101,11 @@ const TELL_REFUSED_MS: u64 = 1_000;
 const OVERLOADED: &str = "overloaded";
 
 /// A request taken apart.
-pub struct Call {
+pub struct Call<'a> {
     /// Method, URI, headers.
-    pub parts: Parts,
+    pub parts: &'a Parts,
+    /// What the headers say.
+    pub said: Said,
     /// What may still be read.
     pub body: RequestBody,
 }
@@ -144,12 +148,12 @@ impl Drop for Finish<'_> {
     }
 }
 
-/// hyper as this API wants its connections served. Use
+/// hyper as this API wants a connection served: one for each. Use
 /// `serve_connection(…).with_upgrades()`, which peers need.
 pub fn connection() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(SharedAlarm::default())
         .header_read_timeout(HEAD_TIMEOUT)
         // No `pipeline_flush`: it keeps an answer back while anything at all is
         // unread, so that half a next request holds up the answer to the last one,
@@ -198,17 +202,16 @@ impl<S: Service> Api<S> {
             let kind = Resource::Items.kind(request.method());
             return self.refuse(request, kind);
         }
-        let id = self.request_id(&request);
-        let method = request.method().clone();
-        let uri = request.uri().clone();
-        let path = || path::shorten(uri.path());
+        let said = Said::by(request.headers());
+        let id = self.request_id(said, request.headers());
+        let (parts, body) = request.into_parts();
+        let method = &parts.method;
+        let path = || path::shorten(parts.uri.path());
         let id_text = || id.to_str().unwrap_or("?");
-        let (resource, kind) = match route::find(uri.path()) {
-            Some((resource, captured)) => {
-                let kind = resource.kind(&method);
-                (Some((resource, captured)), kind)
-            }
-            None => (None, Kind::Unknown),
+        let resource = route::find(parts.uri.path());
+        let kind = match &resource {
+            Some((resource, _)) => resource.kind(method),
+            None => Kind::Unknown,
         };
         // As loud as what is logged inside it: a filter that lets a warning through
         // must not drop the id of the request that it is about. Requests for items
@@ -230,12 +233,12 @@ impl<S: Service> Api<S> {
         };
         let mut response = match resource {
             Some((Resource::Items, captured)) if span.is_none() => {
-                self.answer_item(&captured, request).await
+                self.answer_item(&captured, &parts, said, body).await
             }
             // In a box, because what all else may come to is a large future, which
             // would be moved about with each request for an item.
             _ => {
-                let answer = self.answer(resource, request);
+                let answer = self.answer(resource, &parts, said, body);
                 Box::pin(answer.instrument(span.clone())).await
             }
         };
@@ -291,9 +294,9 @@ impl<S: Service> Api<S> {
 
     /// Says that there is no room, without looking any closer.
     fn refuse(&self, request: Request<Incoming>, kind: Kind) -> Response<Sent> {
-        let id = self.request_id(&request);
-        let (parts, body) = request.into_parts();
-        RequestBody::new(&parts.headers, body).discard();
+        let said = Said::by(request.headers());
+        let id = self.request_id(said, request.headers());
+        RequestBody::new(said, request.into_body()).discard();
         self.gate.count_refused();
         self.metrics.request_refused(kind, OVERLOADED);
         self.tell_refused();
@@ -322,11 +325,12 @@ impl<S: Service> Api<S> {
     async fn answer(
         &self,
         resource: Option<(Resource, Segments<'_>)>,
-        request: Request<Incoming>,
+        parts: &Parts,
+        said: Said,
+        body: Incoming,
     ) -> Response<Sent> {
         let Some((resource, captured)) = resource else {
-            let (parts, body) = request.into_parts();
-            RequestBody::new(&parts.headers, body).discard();
+            RequestBody::new(said, body).discard();
             return Problem::not_found(
                 "no resource has this path; GET /openapi.json lists those there are",
             )
@@ -334,13 +338,15 @@ impl<S: Service> Api<S> {
             .map(Sent::from);
         };
         match resource {
-            Resource::Peer => return (self.peer)(request).await.map(Sent::from),
-            Resource::Items => return self.answer_item(&captured, request).await,
+            Resource::Peer => {
+                let request = Request::from_parts(parts.clone(), body);
+                return (self.peer)(request).await.map(Sent::from);
+            }
+            Resource::Items => return self.answer_item(&captured, parts, said, body).await,
             _ => {}
         }
-        let (parts, body) = request.into_parts();
-        let body = RequestBody::new(&parts.headers, body);
-        let mut call = Call { parts, body };
+        let body = RequestBody::new(said, body);
+        let mut call = Call { parts, said, body };
         let answer = match (resource, &*captured) {
             (Resource::DryRun, [table, ..]) => {
                 dry_run::handle(&self.service, table, &mut call).await
@@ -355,13 +361,18 @@ impl<S: Service> Api<S> {
     }
 
     /// Answers a request for an item, of which `captured` is what [`route::find`] says.
-    async fn answer_item(&self, captured: &[&str], request: Request<Incoming>) -> Response<Sent> {
+    async fn answer_item(
+        &self,
+        captured: &[&str],
+        parts: &Parts,
+        said: Said,
+        body: Incoming,
+    ) -> Response<Sent> {
         let [table, _, keys @ ..] = captured else {
             unreachable!("an item does not capture {captured:?}: see route::find")
         };
-        let (parts, body) = request.into_parts();
-        let body = RequestBody::new(&parts.headers, body);
-        let mut call = Call { parts, body };
+        let body = RequestBody::new(said, body);
+        let mut call = Call { parts, said, body };
         let answer = match self.gate.enter() {
             Ok(mut pass) => {
                 let answer = items::handle(
@@ -373,8 +384,8 @@ impl<S: Service> Api<S> {
                     &mut pass,
                 );
                 match answer.await {
-                    Ok(answer) => Ok(self.hold(answer).await),
-                    Err(problem) => Err(problem),
+                    Ok(answer) if is_counted(&answer) => Ok(self.hold(answer).await),
+                    answer => answer,
                 }
             }
             Err(problem) => Err(problem),
@@ -385,7 +396,7 @@ impl<S: Service> Api<S> {
             .map(Sent::from)
     }
 
-    async fn dispatch(&self, resource: Resource, captured: &[&str], call: &mut Call) -> Answer {
+    async fn dispatch(&self, resource: Resource, captured: &[&str], call: &mut Call<'_>) -> Answer {
         match (resource, captured) {
             (Resource::Tables, _) => tables::list(&*self.service, call),
             (Resource::Table, [name, ..]) => tables::handle(&*self.service, name, call).await,
@@ -412,10 +423,6 @@ impl<S: Service> Api<S> {
 
     /// Counts an answer's bytes until they have left.
     async fn hold(&self, answer: Response<Body>) -> Response<Body> {
-        let size = answer.body().size_hint();
-        if size.exact().is_some_and(|bytes| !Gate::counts(bytes)) {
-            return answer;
-        }
         let (parts, body) = answer.into_parts();
         let bytes = match body.collect().await {
             Ok(collected) => collected.to_bytes(),
@@ -425,8 +432,12 @@ impl<S: Service> Api<S> {
     }
 
     /// The client's own id if it is a sane one, else a fresh one.
-    fn request_id(&self, request: &Request<Incoming>) -> HeaderValue {
-        let given = request.headers().get(headers::REQUEST_ID);
+    fn request_id(&self, said: Said, headers: &HeaderMap) -> HeaderValue {
+        let given = if said.has(Said::REQUEST_ID) {
+            headers.get(headers::REQUEST_ID)
+        } else {
+            None
+        };
         let sane = given.filter(|id| {
             let mut bytes = id.as_bytes().iter();
             (1..=MAX_REQUEST_ID_BYTES).contains(&id.len())
@@ -445,6 +456,11 @@ impl<S: Service> Api<S> {
     }
 }
 
+/// Whether an answer's bytes are counted until they have left.
+fn is_counted(answer: &Response<Body>) -> bool {
+    answer.body().size_hint().exact().is_none_or(Gate::counts)
+}
+
 /// A number in decimal. Each request has one, which is why this does without the
 /// machinery of formatting.
 fn decimal(mut number: u64, digits: &mut [u8; MAX_NUMBER_DIGITS]) -> &[u8] {
@@ -460,7 +476,7 @@ fn decimal(mut number: u64, digits: &mut [u8; MAX_NUMBER_DIGITS]) -> &[u8] {
 }
 
 /// Refuses every method but these. HEAD goes with GET: hyper leaves out the body.
-fn require_method(call: &Call, resource: Resource) -> Result<(), Problem> {
+fn require_method(call: &Call<'_>, resource: Resource) -> Result<(), Problem> {
     let (methods, allow) = resource.methods();
     if methods.contains(&call.parts.method) {
         return Ok(());
@@ -486,7 +502,7 @@ fn json(status: StatusCode, document: &serde_json::Value) -> Response<Body> {
 /// The JSON object in a body of at most `limit_bytes`. Duplicate keys are not
 /// noticed: the last one counts, as everywhere.
 async fn json_object(
-    call: &mut Call,
+    call: &mut Call<'_>,
     limit_bytes: u64,
 ) -> Result<serde_json::Map<String, serde_json::Value>, Problem> {
     headers::require_content_type(&call.parts.headers, &["application/json"])?;

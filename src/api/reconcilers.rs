@@ -189,7 +189,7 @@ fn describe<S: Service>(
 }
 
 /// `GET /v1/reconcilers`.
-pub fn list<S: Service>(service: &S, call: &Call) -> Answer {
+pub fn list<S: Service>(service: &S, call: &Call<'_>) -> Answer {
     require_method(call, Resource::Reconcilers)?;
     Query::parse(call.parts.uri.query(), &[])?;
     let catalog = service.catalog();
@@ -205,7 +205,7 @@ pub fn list<S: Service>(service: &S, call: &Call) -> Answer {
 }
 
 /// `GET`, `PUT` and `DELETE` of `/v1/reconcilers/{name}`.
-pub async fn handle<S: Service>(service: &S, name: &str, call: &mut Call) -> Answer {
+pub async fn handle<S: Service>(service: &S, name: &str, call: &mut Call<'_>) -> Answer {
     require_method(call, Resource::Reconciler)?;
     let name = path::name(name)?;
     match call.parts.method {
@@ -215,7 +215,7 @@ pub async fn handle<S: Service>(service: &S, name: &str, call: &mut Call) -> Ans
     }
 }
 
-fn get<S: Service>(service: &S, name: Option<String>, call: &Call) -> Answer {
+fn get<S: Service>(service: &S, name: Option<String>, call: &Call<'_>) -> Answer {
     Query::parse(call.parts.uri.query(), &[])?;
     let catalog = service.catalog();
     let name = name.ok_or_else(Problem::no_such_reconciler)?;
@@ -253,7 +253,7 @@ fn get<S: Service>(service: &S, name: Option<String>, call: &Call) -> Answer {
     Ok(response)
 }
 
-async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call) -> Answer {
+async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call<'_>) -> Answer {
     let query = Query::parse(call.parts.uri.query(), &["accept", "timeout_ms"])?;
     let timeout_ms = query.timeout_ms(DEFAULT_CHANGE_TIMEOUT_MS)?;
     let accept_unlawful = match query.get("accept") {
@@ -314,7 +314,7 @@ async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call) -> 
 
 /// `POST /v1/reconcilers/{name}/rollback` with `{"digest"}`, or with `{}` for what
 /// was current before.
-pub async fn roll_back<S: Service>(service: &S, name: &str, call: &mut Call) -> Answer {
+pub async fn roll_back<S: Service>(service: &S, name: &str, call: &mut Call<'_>) -> Answer {
     require_method(call, Resource::Rollback)?;
     let query = Query::parse(call.parts.uri.query(), &["timeout_ms"])?;
     let timeout_ms = query.timeout_ms(DEFAULT_CHANGE_TIMEOUT_MS)?;
@@ -357,7 +357,7 @@ pub async fn roll_back<S: Service>(service: &S, name: &str, call: &mut Call) -> 
     Ok(super::json(StatusCode::OK, &document))
 }
 
-async fn delete<S: Service>(service: &S, name: Option<String>, call: &Call) -> Answer {
+async fn delete<S: Service>(service: &S, name: Option<String>, call: &Call<'_>) -> Answer {
     let query = Query::parse(call.parts.uri.query(), &["confirm", "timeout_ms"])?;
     let timeout_ms = query.timeout_ms(DEFAULT_CHANGE_TIMEOUT_MS)?;
     let name = name

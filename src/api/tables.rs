@@ -27,7 +27,7 @@ fn describe(name: &str, definition: &TableDefinition) -> Map<String, Value> {
 }
 
 /// `GET /v1/tables`.
-pub fn list<S: Service>(service: &S, call: &Call) -> Answer {
+pub fn list<S: Service>(service: &S, call: &Call<'_>) -> Answer {
     require_method(call, Resource::Tables)?;
     Query::parse(call.parts.uri.query(), &[])?;
     let tables: Vec<Value> = service
@@ -39,7 +39,7 @@ pub fn list<S: Service>(service: &S, call: &Call) -> Answer {
 }
 
 /// `GET`, `PUT` and `DELETE` of `/v1/tables/{table}`.
-pub async fn handle<S: Service>(service: &S, name: &str, call: &mut Call) -> Answer {
+pub async fn handle<S: Service>(service: &S, name: &str, call: &mut Call<'_>) -> Answer {
     require_method(call, Resource::Table)?;
     let name = path::name(name)?;
     match call.parts.method {
@@ -76,7 +76,7 @@ fn invalid(detail: impl std::fmt::Display) -> Problem {
     Problem::new(Code::InvalidTable, detail)
 }
 
-async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call) -> Answer {
+async fn put<S: Service>(service: &S, name: Option<String>, call: &mut Call<'_>) -> Answer {
     let query = Query::parse(call.parts.uri.query(), &["timeout_ms"])?;
     let timeout_ms = query.timeout_ms(DEFAULT_CHANGE_TIMEOUT_MS)?;
     let name = name
@@ -168,7 +168,7 @@ fn warnings<S: Service>(service: &S, definition: &TableDefinition) -> Vec<String
     }
 }
 
-async fn delete<S: Service>(service: &S, name: Option<String>, call: &Call) -> Answer {
+async fn delete<S: Service>(service: &S, name: Option<String>, call: &Call<'_>) -> Answer {
     let query = Query::parse(call.parts.uri.query(), &["confirm", "timeout_ms"])?;
     let timeout_ms = query.timeout_ms(DEFAULT_CHANGE_TIMEOUT_MS)?;
     let name = name

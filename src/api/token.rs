@@ -17,27 +17,33 @@
 //! Not promised: secrecy, or protection from a client that forges a checksum. A
 //! forged context can do no more than a client with write access may do anyway.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 
-use super::headers;
+use super::headers::{self, Said};
 use super::problem::{Code, Problem};
 use crate::protocol::context::Context;
 use crate::protocol::id::ItemKey;
 
 /// The version of the layout above.
 const VERSION: u8 = 1;
+/// Version and checksum.
+const SUM_END: usize = 1 + 4;
 /// Version, checksum and item.
-const PREFIX_BYTES: usize = 1 + 4 + ITEM_BYTES;
+const PREFIX_BYTES: usize = SUM_END + ITEM_BYTES;
 /// How much of the item's hash goes in: enough that no mistake passes.
 const ITEM_BYTES: usize = 8;
 
 /// As many bytes as most tokens have, and more: a context of three actors has about a
-/// hundred. Longer ones take room as they come.
-const USUAL_BYTES: usize = 256;
+/// hundred. Longer ones are put together in memory of their own.
+const USUAL_BYTES: usize = 255;
+/// As many characters as they are written in.
+const USUAL_CHARS: usize = USUAL_BYTES.div_ceil(3) * 4;
 
 /// How many dots beyond the vector a write's token keeps per actor.
 ///
@@ -57,52 +63,86 @@ fn item_of(key: &ItemKey) -> [u8; ITEM_BYTES] {
     item
 }
 
-fn checksum(item: &[u8], context: &[u8]) -> u32 {
-    crc32c::crc32c_append(
-        crc32c::crc32c_append(crc32c::crc32c(&[VERSION]), item),
-        context,
-    )
+/// The checksum of a token, of which this is what comes after the checksum.
+fn checksum(item_and_context: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&[VERSION]), item_and_context)
 }
 
-fn pack(key: &ItemKey, context: &Context) -> String {
-    let mut bytes = Vec::with_capacity(USUAL_BYTES);
-    bytes.extend_from_slice(&[0; PREFIX_BYTES]);
+/// What `make` makes of the characters of a token. Those of a usual one are put together
+/// without taking memory for them.
+fn pack<T>(key: &ItemKey, context: &Context, make: impl FnOnce(&[u8]) -> T) -> T {
+    let mut usual = [0; USUAL_BYTES];
     // The prefix is known when the rest is there.
-    let mut bytes = postcard::to_extend(context, bytes).expect("a context encodes into memory");
-    let item = item_of(key);
-    let sum = checksum(&item, &bytes[PREFIX_BYTES..]);
-    bytes[0] = VERSION;
-    bytes[1..5].copy_from_slice(&sum.to_be_bytes());
-    bytes[5..PREFIX_BYTES].copy_from_slice(&item);
-    URL_SAFE_NO_PAD.encode(bytes)
+    if let Ok(encoded) = postcard::to_slice(context, &mut usual[PREFIX_BYTES..]) {
+        let length = PREFIX_BYTES + encoded.len();
+        seal(key, &mut usual[..length]);
+        let mut text = [0; USUAL_CHARS];
+        let written = URL_SAFE_NO_PAD.encode_slice(&usual[..length], &mut text);
+        return make(&text[..written.expect("there is room for as many as there may be")]);
+    }
+    let long = vec![0; PREFIX_BYTES];
+    let mut long = postcard::to_extend(context, long).expect("a context encodes into memory");
+    seal(key, &mut long);
+    make(URL_SAFE_NO_PAD.encode(long).as_bytes())
+}
+
+/// Writes the prefix of a token, of which everything else is there.
+fn seal(key: &ItemKey, token: &mut [u8]) {
+    token[0] = VERSION;
+    token[SUM_END..PREFIX_BYTES].copy_from_slice(&item_of(key));
+    let sum = checksum(&token[SUM_END..]);
+    token[1..SUM_END].copy_from_slice(&sum.to_be_bytes());
+}
+
+fn pack_of_read<T>(key: &ItemKey, context: &Context, make: impl Fn(&[u8]) -> T) -> T {
+    let fit = |token: &[u8]| (token.len() <= MAX_TOKEN_CHARS).then(|| make(token));
+    pack(key, context, fit).unwrap_or_else(|| pack_of_write(key, context, make))
+}
+
+fn pack_of_write<T>(key: &ItemKey, context: &Context, make: impl FnOnce(&[u8]) -> T) -> T {
+    if context
+        .iter()
+        .all(|(_, seen)| seen.beyond.len() <= MAX_TOKEN_CLOUD)
+    {
+        return pack(key, context, make);
+    }
+    let mut short = context.clone();
+    short.shorten_clouds(MAX_TOKEN_CLOUD);
+    pack(key, &short, make)
+}
+
+fn text(token: &[u8]) -> String {
+    String::from_utf8(token.to_vec()).expect("base64url is ASCII")
+}
+
+fn value(token: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(token).expect("base64url is visible ASCII")
 }
 
 /// The token of a read: it covers the whole context, unless that would be longer
 /// than any header.
 pub fn of_read(key: &ItemKey, context: &Context) -> String {
-    let token = pack(key, context);
-    if token.len() <= MAX_TOKEN_CHARS {
-        return token;
-    }
-    of_write(key, context)
+    pack_of_read(key, context, text)
+}
+
+/// The same as a header.
+pub fn header_of_read(key: &ItemKey, context: &Context) -> HeaderValue {
+    pack_of_read(key, context, value)
 }
 
 /// The token of a write: its clouds are cut to [`MAX_TOKEN_CLOUD`].
 pub fn of_write(key: &ItemKey, context: &Context) -> String {
-    if context
-        .iter()
-        .all(|(_, seen)| seen.beyond.len() <= MAX_TOKEN_CLOUD)
-    {
-        return pack(key, context);
-    }
-    let mut short = context.clone();
-    short.shorten_clouds(MAX_TOKEN_CLOUD);
-    pack(key, &short)
+    pack_of_write(key, context, text)
+}
+
+/// The same as a header.
+pub fn header_of_write(key: &ItemKey, context: &Context) -> HeaderValue {
+    pack_of_write(key, context, value)
 }
 
 /// A token as a header.
-pub fn header(token: impl Into<bytes::Bytes>) -> HeaderValue {
-    HeaderValue::from_maybe_shared(token.into()).expect("base64url is visible ASCII")
+pub fn header(token: &str) -> HeaderValue {
+    value(token.as_bytes())
 }
 
 /// The context in a token for this item; else what is wrong with it.
@@ -110,18 +150,24 @@ pub fn decode(key: &ItemKey, token: &str) -> Result<Context, &'static str> {
     if token.len() > MAX_TOKEN_CHARS {
         return Err("it is longer than any token");
     }
-    let bytes = URL_SAFE_NO_PAD
-        .decode(token)
-        .map_err(|_| "it is not base64url without padding")?;
+    let mut usual = [0; USUAL_BYTES];
+    let bytes = match URL_SAFE_NO_PAD.decode_slice(token, &mut usual) {
+        Ok(length) => Cow::Borrowed(&usual[..length]),
+        // It is longer than most, or wrong.
+        Err(_) => URL_SAFE_NO_PAD
+            .decode(token)
+            .map(Cow::Owned)
+            .map_err(|_| "it is not base64url without padding")?,
+    };
     if bytes.len() < PREFIX_BYTES {
         return Err("it is too short");
     }
     let (prefix, encoded) = bytes.split_at(PREFIX_BYTES);
-    let (version, sum, item) = (prefix[0], &prefix[1..5], &prefix[5..]);
+    let (version, sum, item) = (prefix[0], &prefix[1..SUM_END], &prefix[SUM_END..]);
     if version != VERSION {
         return Err("it is of a version that this node does not know");
     }
-    if sum != checksum(item, encoded).to_be_bytes() {
+    if sum != checksum(&bytes[SUM_END..]).to_be_bytes() {
         return Err("its checksum does not match: it was cut or changed");
     }
     if item != item_of(key) {
@@ -130,7 +176,11 @@ pub fn decode(key: &ItemKey, token: &str) -> Result<Context, &'static str> {
     let (context, rest) =
         postcard::take_from_bytes::<Context>(encoded).map_err(|_| "it does not hold a context")?;
     // Varints have longer spellings too; only the one that we write is a token.
-    let canonical = postcard::to_stdvec(&context).is_ok_and(|again| again == encoded);
+    let mut again = [0; USUAL_BYTES];
+    let canonical = match again.get_mut(..encoded.len()) {
+        Some(again) => postcard::to_slice(&context, again).is_ok_and(|again| again == encoded),
+        None => postcard::to_stdvec(&context).is_ok_and(|again| again == encoded),
+    };
     if !rest.is_empty() || !canonical || !context.is_well_formed() {
         return Err("it does not hold a context that a node made");
     }
@@ -138,7 +188,14 @@ pub fn decode(key: &ItemKey, token: &str) -> Result<Context, &'static str> {
 }
 
 /// The context that a request carries for this item, if it carries one.
-pub fn of_request(headers: &HeaderMap, key: &ItemKey) -> Result<Option<Context>, Problem> {
+pub fn of_request(
+    said: Said,
+    headers: &HeaderMap,
+    key: &ItemKey,
+) -> Result<Option<Context>, Problem> {
+    if !said.has(Said::CONTEXT) {
+        return Ok(None);
+    }
     let refused = |why: &str| {
         Problem::new(
             Code::InvalidContext,
@@ -210,7 +267,7 @@ mod tests {
         fn any_bytes_behind_a_checksum_are_borne(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let item = item_of(&key(1, b"a"));
             let mut token = vec![VERSION];
-            token.extend_from_slice(&checksum(&item, &bytes).to_be_bytes());
+            token.extend_from_slice(&checksum(&[&item, &bytes[..]].concat()).to_be_bytes());
             token.extend_from_slice(&item);
             token.extend_from_slice(&bytes);
             if let Ok(context) = decode(&key(1, b"a"), &URL_SAFE_NO_PAD.encode(&token)) {
@@ -232,12 +289,30 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_every_length_are_made_alike() {
+        let key = key(1, b"a");
+        let mut lengths = std::collections::BTreeSet::new();
+        for actors in 0..60 {
+            let dots: Vec<(u64, u64)> = (0..actors).map(|actor| (actor, 1 + actor)).collect();
+            let context = context(&dots);
+            let token = of_read(&key, &context);
+            assert_eq!(of_write(&key, &context), token);
+            assert_eq!(header_of_read(&key, &context), token);
+            assert_eq!(header_of_write(&key, &context), token);
+            assert_eq!(header(&token), token);
+            assert_eq!(decode(&key, &token), Ok(context));
+            lengths.insert(token.len());
+        }
+        assert!(lengths.first() < Some(&USUAL_CHARS) && lengths.last() > Some(&USUAL_CHARS));
+    }
+
+    #[test]
     fn a_context_has_one_spelling() {
         let key = key(1, b"a");
         let item = item_of(&key);
         let packed = |context: &[u8]| {
             let mut token = vec![VERSION];
-            token.extend_from_slice(&checksum(&item, context).to_be_bytes());
+            token.extend_from_slice(&checksum(&[&item, context].concat()).to_be_bytes());
             token.extend_from_slice(&item);
             token.extend_from_slice(context);
             URL_SAFE_NO_PAD.encode(&token)
@@ -254,7 +329,7 @@ mod tests {
         let bytes = [0xff; 9];
         let item = item_of(&key(1, b"a"));
         let mut token = vec![VERSION];
-        token.extend_from_slice(&checksum(&item, &bytes).to_be_bytes());
+        token.extend_from_slice(&checksum(&[&item[..], &bytes].concat()).to_be_bytes());
         token.extend_from_slice(&item);
         token.extend_from_slice(&bytes);
         assert!(decode(&key(1, b"a"), &URL_SAFE_NO_PAD.encode(&token)).is_err());

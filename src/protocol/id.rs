@@ -17,6 +17,9 @@ pub const MAX_PARTITION_KEY_BYTES: usize = 2048;
 /// The longest sort key, in bytes (DynamoDB's limit).
 pub const MAX_SORT_KEY_BYTES: usize = 1024;
 
+/// As long as most encoded names are at most, in bytes.
+const SHORT_KEY_BYTES: usize = 128;
+
 /// First eight bytes of an MD5, big endian: how names become fixed-size ids.
 fn md5_u64(parts: &[&[u8]]) -> u64 {
     let mut hash = Md5::new();
@@ -172,8 +175,20 @@ impl ItemKey {
     pub fn new(table: TableId, partition_key: &[u8], sort_key: Option<&[u8]>) -> Self {
         debug_assert!((1..=MAX_PARTITION_KEY_BYTES).contains(&partition_key.len()));
         debug_assert!(sort_key.is_none_or(|key| (1..=MAX_SORT_KEY_BYTES).contains(&key.len())));
-        let mut bytes =
-            Vec::with_capacity(8 + partition_key.len() + 2 + sort_key.map_or(0, <[u8]>::len));
+        let sort_key = sort_key.unwrap_or_default();
+        let length = 8 + partition_key.len() + 2 + sort_key.len();
+        let mut short = [0; SHORT_KEY_BYTES];
+        if length <= SHORT_KEY_BYTES && !partition_key.contains(&0) {
+            // As nearly all are: put together here, and copied once.
+            let (table_id, rest) = short.split_at_mut(8);
+            table_id.copy_from_slice(&table.0.to_be_bytes());
+            let (first, rest) = rest.split_at_mut(partition_key.len());
+            first.copy_from_slice(partition_key);
+            rest[1] = 1;
+            rest[2..][..sort_key.len()].copy_from_slice(sort_key);
+            return ItemKey(short[..length].into());
+        }
+        let mut bytes = Vec::with_capacity(length);
         bytes.extend_from_slice(&table.0.to_be_bytes());
         for &byte in partition_key {
             bytes.push(byte);
@@ -182,7 +197,7 @@ impl ItemKey {
             }
         }
         bytes.extend_from_slice(&[0, 1]);
-        bytes.extend_from_slice(sort_key.unwrap_or_default());
+        bytes.extend_from_slice(sort_key);
         ItemKey(bytes.into())
     }
 
@@ -320,6 +335,25 @@ mod tests {
         let lesser = ItemKey::new(TableId(6), &[0xff; 9], Some(&[0xff; 9]));
         assert!(lesser < before && before < least);
         assert_eq!(ItemKey::before_table(TableId(0)), None);
+    }
+
+    #[test]
+    fn names_of_every_length_are_put_together_alike() {
+        for length in 1..2 * SHORT_KEY_BYTES {
+            let plain = vec![7; length];
+            let mut zero_at_last = plain.clone();
+            zero_at_last.push(0);
+            for partition_key in [plain, zero_at_last] {
+                for sort_key in [None, Some(vec![9]), Some(vec![0; SHORT_KEY_BYTES / 2])] {
+                    let key = ItemKey::new(TableId(5), &partition_key, sort_key.as_deref());
+                    let zeros = partition_key.iter().filter(|byte| **byte == 0).count();
+                    let sorted = sort_key.as_ref().map_or(0, Vec::len);
+                    let expected = 8 + partition_key.len() + zeros + 2 + sorted;
+                    assert_eq!(key.as_bytes().len(), expected);
+                    assert_eq!(key.parts(), (TableId(5), partition_key.clone(), sort_key));
+                }
+            }
+        }
     }
 
     proptest! {

@@ -194,7 +194,11 @@ async fn unless_told<T>(
             return Poll::Pending;
         }
         asked_by = Some(waker.clone());
-        told.as_mut().poll(context).map(|()| None)
+        // A connection that has used up its turn would be put off without being noted,
+        // and not ask again.
+        pin!(tokio::task::coop::unconstrained(told.as_mut()))
+            .poll(context)
+            .map(|()| None)
     })
     .await
 }
@@ -310,6 +314,25 @@ mod tests {
             let heard = tokio::time::timeout(Duration::from_secs(60), heard).await;
             assert_eq!(heard.expect("it is heard"), None, "{word:?}");
         }
+        // One that has used up its turn when it asks.
+        let (stop, mut stopped) = watch::channel(false);
+        let stopping = stopped.clone();
+        let heard = tokio::spawn(async move {
+            let busy = pin!(poll_fn(|context| {
+                while tokio::task::coop::has_budget_remaining() {
+                    let used = pin!(tokio::task::coop::consume_budget()).poll(context);
+                    assert!(used.is_ready(), "there was budget");
+                }
+                Poll::<()>::Pending
+            }));
+            unless_told(busy, &stopping, &mut stopped).await
+        });
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        stop.send(true).expect("it is heard");
+        let heard = tokio::time::timeout(Duration::from_secs(60), heard).await;
+        assert_eq!(heard.expect("it is heard").expect("it ends"), None);
         let (_stop, mut stopped) = watch::channel(false);
         let stopping = stopped.clone();
         let done = pin!(std::future::ready(7));
