@@ -187,8 +187,8 @@ impl Deliveries {
         }
     }
 
-    /// Batches that are over, with the milliseconds that they took: their delivered
-    /// hints are to be forgotten now.
+    /// Batches that are over, with when they began: their delivered hints are to be
+    /// forgotten now.
     pub fn take_done(&mut self, now_ms: u64) -> Vec<(u64, Vec<Delivered>)> {
         let mut done = Vec::new();
         for target in self.targets.values_mut() {
@@ -213,7 +213,7 @@ impl Deliveries {
                 .saturating_sub(batch.delivered.len() as u64)
                 .max(1);
             if !batch.delivered.is_empty() {
-                done.push((now_ms.saturating_sub(target.begun_ms), batch.delivered));
+                done.push((target.begun_ms, batch.delivered));
             }
         }
         done

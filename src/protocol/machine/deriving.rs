@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::super::effect::{LeafChange, StoreError, StoreReply, StoreRequest};
 use super::super::id::{Partition, TableId};
 use super::super::trees::{Class, LEAVES_PER_REQUEST, NO_CLASS};
-use super::background::Chore;
+use super::background::{Chore, Took};
 use super::exchange::Exchanges;
 use super::{Job, Machine};
 
@@ -97,8 +97,17 @@ impl Machine {
         reply: Result<StoreReply, StoreError>,
     ) {
         let now_ms = self.now.monotonic_ms;
-        let took_ms = now_ms.saturating_sub(self.exchanges.derive_begun_ms);
-        self.exchanges.background.on_done(Chore::Deriving, took_ms);
+        let leaves = match &reply {
+            Ok(StoreReply::Leaves { leaves, .. }) => leaves.len(),
+            _ => 0,
+        };
+        let took = Took {
+            begun_ms: self.exchanges.derive_begun_ms,
+            now_ms,
+        };
+        self.exchanges
+            .background
+            .on_done(Chore::Deriving, leaves, 0, took);
         match reply {
             Ok(StoreReply::Leaves { leaves, done }) => {
                 self.note_tombstones(partition, &leaves);

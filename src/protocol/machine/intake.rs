@@ -13,7 +13,7 @@ use super::super::exchange::bytes_of_row;
 use super::super::id::{ItemKey, Partition};
 use super::super::replica::Mutation;
 use super::super::siblings::SiblingSet;
-use super::background::Chore;
+use super::background::{Chore, Took};
 use super::exchange::{Exchanges, SessionId};
 use super::{Job, Machine};
 
@@ -48,6 +48,9 @@ pub(super) struct Intake {
     /// When those that are being stored began to be, and when the first of them came.
     begun_ms: u64,
     came_ms: u64,
+    /// How many they were when they were given to the store, and of how many bytes.
+    given: usize,
+    given_bytes: u64,
 }
 
 impl Intake {
@@ -111,14 +114,20 @@ impl Machine {
         if intake.storing == 0 {
             intake.begun_ms = now_ms;
             intake.came_ms = first.since_ms;
+            intake.given = 0;
+            intake.given_bytes = 0;
         }
         while rows_left > 0 && bytes_left > 0 {
             let Some(row) = self.exchanges.intake.waiting.pop_front() else {
                 break;
             };
             rows_left -= 1;
-            bytes_left = bytes_left.saturating_sub(bytes_of_row(&row.key, &row.set));
-            self.exchanges.intake.storing += 1;
+            let bytes = bytes_of_row(&row.key, &row.set);
+            bytes_left = bytes_left.saturating_sub(bytes);
+            let intake = &mut self.exchanges.intake;
+            intake.storing += 1;
+            intake.given += 1;
+            intake.given_bytes += bytes;
             self.mend(row);
         }
     }
@@ -153,7 +162,14 @@ impl Machine {
         debug_assert!(intake.storing > 0, "every row is told of once");
         intake.storing = intake.storing.saturating_sub(1);
         if intake.storing == 0 {
-            background.on_done(Chore::TakingIn, now_ms.saturating_sub(intake.begun_ms));
+            let took = Took {
+                begun_ms: intake.begun_ms,
+                now_ms,
+            };
+            let Intake {
+                given, given_bytes, ..
+            } = *intake;
+            background.on_done(Chore::TakingIn, given, given_bytes, took);
         }
         match by {
             Bringer::Session(id) => self.on_session_row(id, reply.is_ok()),
@@ -255,10 +271,8 @@ mod tests {
     fn beside_clients_rows_are_stored_a_few_at_a_time_and_all_of_them() {
         let mut alone = Alone::new();
         press(&mut alone);
-        for _ in 0..100 {
-            let background = &mut alone.machine.exchanges.background;
-            background.on_done(Chore::TakingIn, 20);
-        }
+        let background = &mut alone.machine.exchanges.background;
+        background.set_percent(5);
         give(&mut alone, rows(10));
         let began_ms = alone.now.monotonic_ms;
         let mut steps = Vec::new();
@@ -271,7 +285,7 @@ mod tests {
             steps.extend((stored > 0).then_some(stored));
         }
         assert_eq!(steps, [ROWS_AT_ONCE; 3]);
-        // The first two were paid for as steps of 20 ms, and with rests.
+        // Two steps of 5 ms were paid for with nineteen times as long a rest.
         assert!(alone.now.monotonic_ms >= began_ms + 150);
     }
 

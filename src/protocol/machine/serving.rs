@@ -11,7 +11,7 @@ use super::super::merkle;
 use super::super::message::{Message, MessageId, Refusal};
 use super::super::siblings::StateHash;
 use super::super::trees::Class;
-use super::background::Chore;
+use super::background::{Chore, Took};
 use super::exchange::Exchanges;
 use super::intake::Bringer;
 use super::{Job, Machine, survey};
@@ -170,13 +170,12 @@ impl Machine {
             background,
             ..
         } = &mut self.exchanges;
-        if deferred.is_empty() || !background.may_begin(Chore::Reading, now_ms) {
-            return;
+        let mut begun = Vec::new();
+        while !deferred.is_empty() && background.may_begin(Chore::Reading, now_ms) {
+            background.begin(Chore::Reading, now_ms);
+            begun.extend(deferred.pop_front());
         }
-        let most = background.step_size(deferred.len(), 1);
-        let begun: Vec<(Asker, Ask)> = deferred.drain(..most).collect();
         for (asker, ask) in begun {
-            self.exchanges.background.begin(Chore::Reading, now_ms);
             self.serve_now(asker, ask);
         }
     }
@@ -324,8 +323,17 @@ impl Machine {
             return;
         };
         if let Some(chore) = what.chore() {
-            let took_ms = self.now.monotonic_ms.saturating_sub(begun_ms);
-            self.exchanges.background.on_done(chore, took_ms);
+            let took = Took {
+                begun_ms,
+                now_ms: self.now.monotonic_ms,
+            };
+            let (items, bytes) = match &reply {
+                Ok(StoreReply::Leaves { leaves, .. }) => (leaves.len(), 0),
+                Ok(StoreReply::Rows { rows, .. }) => (rows.len(), exchange::bytes_of(rows)),
+                Ok(StoreReply::Dropped(dropped)) => (dropped.len(), 0),
+                _ => (0, 0),
+            };
+            self.exchanges.background.on_done(chore, items, bytes, took);
         }
         let reply = match (what, reply) {
             (What::Give { left, failed }, reply) => {

@@ -15,7 +15,7 @@ use super::super::message::{Message, Refusal};
 use super::super::sabotage::{Variant, broken};
 use super::super::siblings::StateHash;
 use super::super::trees::{Class, NO_CLASS};
-use super::background::Chore;
+use super::background::{Chore, Took};
 use super::exchange::owners;
 use super::{AwaitedOf, Job, Machine};
 
@@ -215,8 +215,19 @@ impl Machine {
             .work
             .as_ref()
             .map_or(0, |work| work.due_ms - ANSWER_TIMEOUT_MS);
-        let took_ms = self.now.monotonic_ms.saturating_sub(begun_ms);
-        self.exchanges.background.on_done(Chore::Sweeping, took_ms);
+        let took = Took {
+            begun_ms,
+            now_ms: self.now.monotonic_ms,
+        };
+        let (items, bytes) = match &reply {
+            Ok(StoreReply::Leaves { leaves, .. }) => (leaves.len(), 0),
+            Ok(StoreReply::Rows { rows, .. }) => (rows.len(), bytes_of(rows)),
+            Ok(StoreReply::Dropped(dropped)) => (dropped.len(), 0),
+            _ => (0, 0),
+        };
+        self.exchanges
+            .background
+            .on_done(Chore::Sweeping, items, bytes, took);
         match (stage, reply) {
             (Stage::Listing, Ok(StoreReply::Leaves { leaves, done })) => {
                 let Some(mut work) = self.exchanges.sweep.work.take() else {

@@ -14,7 +14,7 @@ use super::super::membership::{Gossip, Persisted, Status};
 use super::super::message::{Message, MessageId};
 use super::super::ring::Ring;
 use super::super::sabotage::{Variant, broken};
-use super::background::Chore;
+use super::background::{Chore, Took};
 use super::{AwaitedOf, Job, Machine};
 
 /// How long a node waits before it asks another one for a module.
@@ -364,8 +364,11 @@ impl Machine {
 
     /// Forgets what was delivered; the next batch follows when that is done.
     pub(super) fn finish_hints(&mut self) {
-        for (took_ms, delivered) in self.hints.take_done(self.now.monotonic_ms) {
-            self.exchanges.background.on_done(Chore::Hinting, took_ms);
+        let now_ms = self.now.monotonic_ms;
+        for (begun_ms, delivered) in self.hints.take_done(now_ms) {
+            let took = Took { begun_ms, now_ms };
+            let background = &mut self.exchanges.background;
+            background.on_done(Chore::Hinting, delivered.len(), 0, took);
             self.drop_hints(delivered);
         }
     }
