@@ -252,6 +252,9 @@ impl Transport for MemoryTransport {
         self.post(Some(to), address, message);
     }
 
+    /// Messages leave as they are sent.
+    fn flush(&self) {}
+
     fn contact(&self, address: &Address, message: Message) {
         self.post(None, address, message);
     }
