@@ -4,7 +4,6 @@
 //! other; a letter is held until its frame has left, so that the end of a connection
 //! leaves nobody's message unaccounted for; nothing here waits.
 
-use bytes::BytesMut;
 use tokio::net::tcp::OwnedWriteHalf;
 use tracing::warn;
 
@@ -38,7 +37,7 @@ pub(super) enum Outlook {
 struct Batch {
     letters: Vec<Letter>,
     /// Their frames, one after the other.
-    frames: BytesMut,
+    frames: Vec<u8>,
     /// Where each letter's frame ends.
     ends: Vec<usize>,
     /// How many bytes of the frames have left.
@@ -52,7 +51,7 @@ impl Batch {
         self.ends.clear();
         self.left = 0;
         if self.frames.capacity() > KEEP_BYTES {
-            self.frames = BytesMut::new();
+            self.frames = Vec::new();
         }
         if self.letters.capacity() > KEEP_LETTERS {
             self.letters = Vec::new();

@@ -10,7 +10,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::runtime::Runtime;
@@ -324,7 +323,7 @@ fn read_answer(stream: &mut TcpStream) -> String {
 fn corrupt_bytes_end_the_connection_and_nothing_else() {
     let mut world = OnSockets::default();
     world.start("b");
-    let mut good = BytesMut::new();
+    let mut good = Vec::new();
     codec::encode(&write(b"value"), &mut good).expect("small");
     let mut corrupt = good.clone();
     let last = corrupt.len() - 1;
@@ -446,7 +445,7 @@ fn what_was_never_written_in_full_comes_back_when_the_connection_breaks() {
 fn everything_that_arrives_is_receipted() {
     let mut world = OnSockets::default();
     world.start("b");
-    let mut frame = BytesMut::new();
+    let mut frame = Vec::new();
     codec::encode(&probe(1), &mut frame).expect("small");
     let mut stream = connect_raw(&world, "b", &offer("raw", "none", "3"));
     read_answer(&mut stream);
@@ -554,7 +553,7 @@ fn messages_per_second() {
     let inputs = world.take_when("b", &|inputs| inputs.len() >= count);
     let took_ms = now() - started;
     println!("{} messages in {took_ms} ms", inputs.len());
-    let mut out = BytesMut::new();
+    let mut out = Vec::new();
     let started = now();
     for _ in 0..count {
         out.clear();
@@ -562,7 +561,7 @@ fn messages_per_second() {
     }
     let encoded = now();
     for _ in 0..count {
-        codec::decode_one(out.chunk()).expect("good");
+        codec::decode_one(&out).expect("good");
     }
     let decoded = now();
     println!(
