@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kinfold::api::{path, token};
 use kinfold::clock::Dice;
 use kinfold::protocol;
@@ -463,9 +463,9 @@ fn the_text_of_context_tokens() {
 }
 
 fn frame(message: &Message) -> Vec<u8> {
-    let mut buffer = Vec::new();
+    let mut buffer = BytesMut::new();
     codec::encode(message, &mut buffer).expect("the samples are small");
-    buffer
+    buffer.to_vec()
 }
 
 #[test]

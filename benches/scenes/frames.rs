@@ -1,6 +1,6 @@
 //! Scenes of the peer wire: each message of a put and of a get, to bytes and back.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kinfold::protocol::context::Context;
 use kinfold::protocol::id::Partition;
 use kinfold::protocol::message::{Message, MessageId, ReadAnswer};
@@ -57,15 +57,15 @@ pub fn messages() -> Vec<(&'static str, Message)> {
 pub fn scenes() -> Vec<Scene> {
     let mut scenes = Vec::new();
     for (what, message) in messages() {
-        let mut frame = Vec::new();
+        let mut frame = BytesMut::new();
         encode(&message, &mut frame).expect("it is small");
-        let frame: Bytes = Bytes::from(frame);
+        let frame: Bytes = frame.freeze();
         let batch = if frame.len() > SMALL_BYTES * 2 {
             32
         } else {
             1024
         };
-        let mut buffer = Vec::with_capacity(frame.len());
+        let mut buffer = BytesMut::with_capacity(frame.len());
         // A connection's buffer is used again and again.
         let work = move |()| {
             buffer.clear();

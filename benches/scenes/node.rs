@@ -279,8 +279,6 @@ fn start(
     let options = Options {
         durability: Durability::Os,
         files: Some(1),
-        // Under callgrind all reads are slow, and none should go elsewhere for it.
-        slow_read_us: u64::MAX,
         ..Options::new(path, number as u64 + 1)
     };
     let store = SqliteStore::open(options).expect("opens");

@@ -7,12 +7,10 @@
 //! that goes away takes nothing with it.
 //!
 //! The parts: `admin.rs` changes tables and modules, `views.rs` shows what the
-//! node knows, `dry_run.rs` tries a module on what is stored, and in `inbox.rs` other
-//! threads leave what they have for the machine.
+//! node knows, `dry_run.rs` tries a module on what is stored.
 
 mod admin;
 pub mod dry_run;
-mod inbox;
 mod views;
 
 use std::cell::Cell;
@@ -22,17 +20,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 pub use admin::{AdminError, Upload};
 pub use views::{ClusterView, MemberView, PreferenceView, RingView, TransferView};
 
-use self::inbox::Inbox;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::protocol::catalog::{Applied, Catalog, Digest, ModuleInfo, TableDefinition};
 use crate::protocol::effect::{
-    Effect, GuestCost, Input, JobId, RequestId, StoreError, StoreReply, StoreRequest, SurveyPage,
+    Effect, GuestCost, Input, RequestId, StoreError, StoreReply, StoreRequest, SurveyPage,
 };
 use crate::protocol::id::{ClusterId, Partition, Position};
 pub use crate::protocol::machine::Tables;
@@ -59,8 +56,6 @@ const KEEP_ROOM: usize = 256;
 #[derive(Default)]
 struct Hands {
     effects: Vec<Effect>,
-    /// Reads among them, to be made once the messages have left.
-    reads: Vec<(JobId, StoreRequest)>,
     known: Vec<Input>,
 }
 
@@ -149,12 +144,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Logs what the store failed to do; that it has too much to do is told by figures.
-fn tell_of_failure(reply: &Result<StoreReply, StoreError>) {
-    if let Err(error) = reply
-        && *error != StoreError::Overloaded
-    {
-        tracing::error!(%error, "the store could not do what was asked");
+/// What came from other threads and was not taken in yet, in the order in which it
+/// came. As much as the store and the sandbox have in hand, which is bounded there.
+#[derive(Default)]
+struct Inbox {
+    waiting: Mutex<Vec<Input>>,
+    arrived: Notify,
+}
+
+/// Takes in what other threads bring, until the node is dropped.
+async fn take_in(inbox: Arc<Inbox>, node: Weak<Node>) {
+    let mut inputs = Vec::new();
+    loop {
+        inbox.arrived.notified().await;
+        let Some(node) = node.upgrade() else { return };
+        std::mem::swap(&mut *lock(&inbox.waiting), &mut inputs);
+        node.step_all(inputs.drain(..));
     }
 }
 
@@ -200,7 +205,7 @@ impl Node {
         self.perform(first);
         let held = self.ports.modules.held();
         self.step(Input::ModulesHeld { digests: held });
-        tokio::spawn(inbox::take_in(self.inbox.clone(), self.this.clone()));
+        tokio::spawn(take_in(self.inbox.clone(), self.this.clone()));
         let node = self.this.clone();
         tokio::spawn(async move {
             let mut told = false;
@@ -258,31 +263,26 @@ impl Node {
             machine.step_all(now, inputs, &mut hands.effects);
         }
         self.go_on(&mut hands);
-        if hands.effects.capacity() <= KEEP_ROOM
-            && hands.reads.capacity() <= KEEP_ROOM
-            && hands.known.capacity() <= KEEP_ROOM
-        {
+        if hands.effects.capacity() <= KEEP_ROOM && hands.known.capacity() <= KEEP_ROOM {
             HANDS.set(hands);
         }
     }
 
     /// Carries out effects, and those of what comes of them at once.
     fn perform(&self, effects: Vec<Effect>) {
-        self.go_on(&mut Hands {
-            effects,
-            ..Hands::default()
-        });
+        let known = Vec::new();
+        self.go_on(&mut Hands { effects, known });
     }
 
-    fn go_on(&self, hands: &mut Hands) {
-        self.carry_out(hands);
-        while !hands.known.is_empty() {
+    fn go_on(&self, Hands { effects, known }: &mut Hands) {
+        self.carry_out(effects, known);
+        while !known.is_empty() {
             let mut machine = lock(&self.machine);
             // What is known at once is known now, by the machine's own time.
             let now = machine.now();
-            machine.step_all(now, hands.known.drain(..), &mut hands.effects);
+            machine.step_all(now, known.drain(..), effects);
             drop(machine);
-            self.carry_out(hands);
+            self.carry_out(effects, known);
         }
     }
 
@@ -290,20 +290,17 @@ impl Node {
     /// meanwhile: a thread of the store's that stepped the machine itself would
     /// wait for it, and wake somebody for every message that comes of it.
     fn step_soon(&self, input: Input) {
-        self.inbox.put(input);
+        let mut waiting = lock(&self.inbox.waiting);
+        let is_first = waiting.is_empty();
+        waiting.push(input);
+        drop(waiting);
+        if is_first {
+            self.inbox.arrived.notify_one();
+        }
     }
 
-    /// Carries out effects; what the store answers at once is left in `known`. Messages
-    /// leave before rows are read: others work meanwhile.
-    fn carry_out(
-        &self,
-        Hands {
-            effects,
-            reads,
-            known,
-        }: &mut Hands,
-    ) {
-        let mut has_sent = false;
+    /// Carries out effects; what the store answers at once is left in `known`.
+    fn carry_out(&self, effects: &mut Vec<Effect>, known: &mut Vec<Input>) {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Send {
@@ -312,17 +309,30 @@ impl Node {
                     message,
                 } => {
                     self.transport().send(to, &address, message);
-                    has_sent = true;
                 }
                 Effect::Contact { address, message } => {
                     self.transport().contact(&address, message);
-                    has_sent = true;
                 }
-                Effect::Store {
-                    job,
-                    request: request @ (StoreRequest::Read { .. } | StoreRequest::ReadState { .. }),
-                } => reads.push((job, request)),
-                Effect::Store { job, request } => self.submit(job, request),
+                Effect::Store { job, request } => {
+                    let tell = |reply: &Result<StoreReply, StoreError>| {
+                        if let Err(error) = reply
+                            && *error != StoreError::Overloaded
+                        {
+                            tracing::error!(%error, "the store could not do what was asked");
+                        }
+                    };
+                    if let Some(reply) = self.ports.store.read_now(&request) {
+                        tell(&reply);
+                        known.push(Input::Stored { job, reply });
+                        continue;
+                    }
+                    let node = self.arc();
+                    let done = move |reply: Result<StoreReply, StoreError>| {
+                        tell(&reply);
+                        node.step_soon(Input::Stored { job, reply });
+                    };
+                    self.ports.store.submit(request, Box::new(done));
+                }
                 Effect::Guest { job, request } => {
                     let node = self.arc();
                     let begun_us = self.ports.clock.now().wall_us;
@@ -359,7 +369,6 @@ impl Node {
                         });
                         let message = Message::Module { digest, bytes };
                         node.transport().send(to, &address, message);
-                        node.transport().flush();
                     });
                 }
                 Effect::KeepModule { digest, bytes } => {
@@ -400,28 +409,6 @@ impl Node {
                 Effect::Fault { text } => tracing::error!(node = %self.name, "{text}"),
             }
         }
-        if has_sent {
-            self.transport().flush();
-        }
-        for (job, request) in reads.drain(..) {
-            match self.ports.store.read_now(&request) {
-                Some(reply) => {
-                    tell_of_failure(&reply);
-                    known.push(Input::Stored { job, reply });
-                }
-                None => self.submit(job, request),
-            }
-        }
-    }
-
-    /// Hands a request to the store; what comes of it is taken in when it comes.
-    fn submit(&self, job: JobId, request: StoreRequest) {
-        let node = self.arc();
-        let done = move |reply: Result<StoreReply, StoreError>| {
-            tell_of_failure(&reply);
-            node.step_soon(Input::Stored { job, reply });
-        };
-        self.ports.store.submit(request, Box::new(done));
     }
 
     fn transport(&self) -> &Arc<dyn Transport> {

@@ -240,14 +240,14 @@ impl World {
         if self.below(100) < self.settings.loss + self.network.extra_loss {
             return;
         }
-        let mut bytes = Vec::new();
+        let mut bytes = bytes::BytesMut::new();
         codec::encode(&message, &mut bytes).expect("messages of a simulation are small");
         let frame = Frame {
             from,
             sender: self.nodes[from].identity.node,
             to: target,
             life: self.nodes[target].life,
-            bytes,
+            bytes: bytes.to_vec(),
         };
         let in_ms = (in_ms * self.slowness(target)).min(DELAY_MAX_MS);
         match self.network.fate(frame) {

@@ -75,7 +75,7 @@ pub enum FrameError {
 
 /// Appends to a buffer, up to a bound.
 struct Appender<'a> {
-    buffer: &'a mut Vec<u8>,
+    buffer: &'a mut BytesMut,
     /// The length that the buffer may reach.
     end: usize,
 }
@@ -84,11 +84,7 @@ impl Flavor for Appender<'_> {
     type Output = ();
 
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        if self.buffer.len() >= self.end {
-            return Err(postcard::Error::SerializeBufferFull);
-        }
-        self.buffer.push(byte);
-        Ok(())
+        self.try_extend(&[byte])
     }
 
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
@@ -165,7 +161,7 @@ pub fn room_for(message: &Message) -> usize {
 const MAX_SMALL_FRAME_BYTES: usize = HEADER_BYTES + 5 * 10 + 16;
 
 /// Appends the message's frame to the buffer, or leaves the buffer as it was.
-pub fn encode(message: &Message, buffer: &mut Vec<u8>) -> Result<(), FrameError> {
+pub fn encode(message: &Message, buffer: &mut BytesMut) -> Result<(), FrameError> {
     let start = buffer.len();
     let payload_start = start + HEADER_BYTES;
     buffer.extend_from_slice(&[0; HEADER_BYTES]);
@@ -336,8 +332,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn frames(messages: &[Message]) -> Vec<u8> {
-        let mut buffer = Vec::new();
+    fn frames(messages: &[Message]) -> BytesMut {
+        let mut buffer = BytesMut::new();
         for message in messages {
             let before = buffer.len();
             encode(message, &mut buffer).expect("the samples are small");

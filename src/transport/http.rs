@@ -19,7 +19,6 @@ mod accept;
 mod dial;
 mod handshake;
 mod link;
-mod outlet;
 #[cfg(test)]
 mod tests;
 
@@ -147,10 +146,6 @@ struct Shared {
     introductions: Mutex<BTreeMap<NodeId, (u64, Introduction)>>,
     next_connection: AtomicU64,
     incoming: Arc<Semaphore>,
-    /// Links to which something came that nobody has tried to write yet: those who sent
-    /// it flush them. At most one entry for each thread and link, but for those that are
-    /// emptied meanwhile.
-    unflushed: Mutex<Vec<Arc<Link>>>,
     /// Messages that `post` refused: a task gives them back.
     refused: Mutex<Vec<Input>>,
     refused_some: Notify,
@@ -181,7 +176,6 @@ impl HttpTransport {
             introductions: Mutex::default(),
             next_connection: AtomicU64::new(0),
             incoming: Arc::new(Semaphore::new(MAX_INCOMING)),
-            unflushed: Mutex::default(),
             refused: Mutex::default(),
             refused_some: Notify::new(),
             lost: AtomicU64::new(0),
@@ -261,10 +255,6 @@ impl Transport for HttpTransport {
         self.shared.post(None, address, message);
     }
 
-    fn flush(&self) {
-        self.shared.flush();
-    }
-
     fn address_of(&self, node: NodeId) -> Option<Address> {
         self.introduction(node).map(|known| known.address)
     }
@@ -317,22 +307,10 @@ impl Shared {
             };
             match link.post(letter) {
                 Posted::Queued => return,
-                Posted::First => return lock(&self.unflushed).push(link),
                 Posted::Full(back) => return self.refuse(back),
                 Posted::Ended(back) => letter = back,
             }
         }
-    }
-
-    /// Writes what was queued, as far as that goes without waiting.
-    fn flush(&self) {
-        while let Some(link) = self.next_unflushed() {
-            link.flush(self);
-        }
-    }
-
-    fn next_unflushed(&self) -> Option<Arc<Link>> {
-        lock(&self.unflushed).pop()
     }
 
     /// The link to this address, made if there is none; none if there are too

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::protocol::effect::{Address, Input};
 use crate::protocol::id::NodeId;
@@ -230,10 +230,10 @@ impl MemoryTransport {
         let route = (self.address.clone(), address.clone());
         let waiting = state.waiting.entry(route).or_default();
         *waiting += 1;
-        let mut frame = Vec::new();
+        let mut frame = BytesMut::new();
         let fits = *waiting <= MAX_WAITING && codec::encode(&message, &mut frame).is_ok();
         let freight = if fits {
-            Freight::Frame(Bytes::from(frame))
+            Freight::Frame(frame.freeze())
         } else {
             Freight::Refused(Box::new(message))
         };
@@ -251,9 +251,6 @@ impl Transport for MemoryTransport {
     fn send(&self, to: NodeId, address: &Address, message: Message) {
         self.post(Some(to), address, message);
     }
-
-    /// Messages leave as they are sent.
-    fn flush(&self) {}
 
     fn contact(&self, address: &Address, message: Message) {
         self.post(None, address, message);

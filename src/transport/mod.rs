@@ -1,7 +1,7 @@
 //! Carrying messages between nodes: one trait, two transports, one suite.
 //!
 //! Promises of every transport: a message arrives as it was sent or not at all
-//! (checksums); nothing here blocks; every queue is bounded, and what cannot be
+//! (checksums); `send` never blocks; every queue is bounded, and what cannot be
 //! queued or written comes back as [`Input::Undelivered`] at once. Messages to
 //! one peer usually arrive in order, but nothing may depend on it.
 
@@ -26,18 +26,11 @@ pub type Deliver = Arc<dyn Fn(&mut Vec<Input>) + Send + Sync>;
 
 /// Carries messages.
 pub trait Transport: Send + Sync + 'static {
-    /// Queues a message for a node that listens at this address. It leaves when the
-    /// transport is flushed.
+    /// Queues a message for a node that listens at this address.
     fn send(&self, to: NodeId, address: &Address, message: Message);
 
-    /// Queues a message for whoever listens at this address. It leaves when the
-    /// transport is flushed.
+    /// Queues a message for whoever listens at this address.
     fn contact(&self, address: &Address, message: Message);
-
-    /// Has leave what was queued: whoever has sent all that he has to send calls it, so
-    /// that what goes to one peer goes in one piece. It does not wait, and does not
-    /// call back into the caller.
-    fn flush(&self);
 
     /// Where a node listens that has introduced itself to this one, while it is
     /// connected: how to answer a node that is in no member list yet.

@@ -32,7 +32,6 @@ fn send(world: &dyn World, from: &str, to: &str, message: Message) {
     let address = world.address(to);
     let transport = world.transport(from);
     transport.send(NodeId::of(to), &address, message);
-    transport.flush();
 }
 
 /// The messages that arrived, all of them from this node.
@@ -75,7 +74,6 @@ pub fn both_sides_talk_and_know_where_to_answer(world: &mut dyn World) {
     // B has never heard of A, and A does not know B's name.
     assert_eq!(world.transport("b").address_of(NodeId::of("a")), None);
     world.transport("a").contact(&address, probe(1));
-    world.transport("a").flush();
     let inputs = world.take_when("b", &|inputs| !inputs.is_empty());
     assert_eq!(arrived(inputs, "a"), [probe(1)]);
     let back = world.transport("b").address_of(NodeId::of("a"));
@@ -85,7 +83,6 @@ pub fn both_sides_talk_and_know_where_to_answer(world: &mut dyn World) {
     world
         .transport("b")
         .send(NodeId::of("a"), &back, answer.clone());
-    world.transport("b").flush();
     let inputs = world.take_when("a", &|inputs| !inputs.is_empty());
     assert_eq!(arrived(inputs, "b"), [answer]);
 }
@@ -148,7 +145,6 @@ pub fn what_is_for_another_node_comes_back(world: &mut dyn World) {
     let transport = world.transport("a");
     transport.send(NodeId::of("b"), &address, probe(1));
     transport.send(NodeId::of("c"), &address, probe(2));
-    transport.flush();
     let inputs = world.take_when("c", &|inputs| !inputs.is_empty());
     assert_eq!(arrived(inputs, "a"), [probe(2)]);
     let inputs = world.take_when("a", &|inputs| !inputs.is_empty());
@@ -187,7 +183,6 @@ pub fn a_full_queue_comes_back_as_overloaded(world: &mut dyn World) {
         let transport = world.transport("a");
         transport.send(NodeId::of("b"), &address, probe(id));
     }
-    world.transport("a").flush();
     let all = max + 5;
     let inputs = world.take_when("a", &|inputs| inputs.len() as u64 >= all);
     let (mut overloaded, mut unreachable) = (Vec::new(), Vec::new());

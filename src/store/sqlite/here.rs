@@ -27,6 +27,9 @@ const BENCHES: usize = 4;
 /// some million rows fit.
 const CACHE_KIB: i64 = 8 * 1024;
 
+/// A read that takes longer than this has waited for a disk: from memory it takes
+/// a tenth of it, even of a large row.
+const SLOW_US: u64 = 250;
 /// What a slow read adds to the strain; a quick one takes one off. More than one
 /// slow read in so many is too many.
 const STRAIN_OF_SLOW: u32 = 16;
@@ -36,22 +39,13 @@ const MAX_STRAIN: u32 = 64;
 const READS_ELSEWHERE: u32 = 2_000;
 
 /// Whether reads are quick enough to be made by whoever asks.
+#[derive(Default)]
 struct Pace {
-    /// What a read takes that has waited for a disk.
-    slow_us: u64,
     strain: AtomicU32,
     elsewhere: AtomicU32,
 }
 
 impl Pace {
-    fn new(slow_us: u64) -> Self {
-        Pace {
-            slow_us,
-            strain: AtomicU32::new(0),
-            elsewhere: AtomicU32::new(0),
-        }
-    }
-
     /// Whether the next read may be made here.
     fn allows(&self) -> bool {
         let left = self.elsewhere.load(Ordering::Relaxed);
@@ -66,7 +60,7 @@ impl Pace {
     /// A read was made here and took so long.
     fn note(&self, took_us: u64) {
         let strain = self.strain.load(Ordering::Relaxed);
-        let strain = if took_us > self.slow_us {
+        let strain = if took_us > SLOW_US {
             strain + STRAIN_OF_SLOW
         } else {
             strain.saturating_sub(1)
@@ -143,14 +137,8 @@ pub struct Here {
 }
 
 impl Here {
-    /// Opens what is needed for a store of this many files, where a read that takes
-    /// longer than `slow_us` has waited for a disk.
-    pub fn open(
-        dir: &Path,
-        files: u32,
-        slow_us: u64,
-        shared: Arc<Shared>,
-    ) -> Result<Self, OpenError> {
+    /// Opens what is needed for a store of this many files.
+    pub fn open(dir: &Path, files: u32, shared: Arc<Shared>) -> Result<Self, OpenError> {
         let seat = |file| -> Result<Seat, OpenError> {
             Ok(Seat {
                 connection: file::open_reader(&file::path(dir, file), CACHE_KIB)?,
@@ -165,7 +153,7 @@ impl Here {
             shared,
             tides: (0..files).map(|_| Tide::default()).collect(),
             benches: (0..BENCHES).map(bench).collect::<Result<_, _>>()?,
-            pace: Pace::new(slow_us),
+            pace: Pace::default(),
         })
     }
 
@@ -247,22 +235,21 @@ impl Here {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sqlite::SLOW_READ_US;
 
     #[test]
     fn a_few_slow_reads_are_borne_and_many_go_elsewhere_for_a_while() {
-        let pace = Pace::new(SLOW_READ_US);
+        let pace = Pace::default();
         for _ in 0..1_000 {
             assert!(pace.allows());
-            pace.note(SLOW_READ_US + 1);
+            pace.note(SLOW_US + 1);
             for _ in 0..STRAIN_OF_SLOW {
                 assert!(pace.allows());
-                pace.note(SLOW_READ_US);
+                pace.note(SLOW_US);
             }
         }
         for _ in 0..MAX_STRAIN / STRAIN_OF_SLOW {
             assert!(pace.allows());
-            pace.note(SLOW_READ_US + 1);
+            pace.note(SLOW_US + 1);
         }
         for _ in 0..READS_ELSEWHERE {
             assert!(!pace.allows());

@@ -56,7 +56,7 @@ use self::checkpoints::Checkpointer;
 use self::here::Here;
 pub use self::open::{
     Durability, MAX_FILES, MAX_QUEUED_CHANGE_BYTES, MAX_QUEUED_CHANGES, MAX_QUEUED_READS,
-    OnFailedCommit, OpenError, Options, SLOW_READ_US,
+    OnFailedCommit, OpenError, Options,
 };
 use self::open::{Opened, REFILLED, lock, open_files, rest, wake};
 use self::queue::{Queue, Refused};
@@ -210,12 +210,7 @@ impl SqliteStore {
                 max_batch,
             });
         }
-        let here = Arc::new(Here::open(
-            dir,
-            files,
-            options.slow_read_us,
-            shared.clone(),
-        )?);
+        let here = Arc::new(Here::open(dir, files, shared.clone())?);
         let (checkpointer, checkpoints) = Checkpointer::open(dir, files)?;
         let mut writers = Vec::new();
         for ((connection, checkpoints), file) in connections.into_iter().zip(checkpoints).zip(0..) {

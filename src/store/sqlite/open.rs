@@ -35,9 +35,6 @@ pub const MAX_QUEUED_CHANGE_BYTES: usize = 64 * 1024 * 1024;
 
 /// How many reads wait: at some microseconds each, far less than a timeout.
 pub const MAX_QUEUED_READS: usize = 16 * 1024;
-/// A read that takes longer than this has waited for a disk: from memory it takes
-/// a tenth of it, even of a large row.
-pub const SLOW_READ_US: u64 = 250;
 
 /// What a commit is safe against when it is answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -70,9 +67,6 @@ pub struct Options {
     /// Per file.
     pub max_queued_change_bytes: usize,
     pub max_queued_reads: usize,
-    /// What reads may take, in microseconds, for the next ones to be made by the thread
-    /// that asks. Under an instrument that slows everything down it is raised.
-    pub slow_read_us: u64,
     /// Changes that would make a file larger are answered
     /// [`StoreError::Full`].
     pub max_file_bytes: Option<u64>,
@@ -92,7 +86,6 @@ impl Options {
             max_queued_changes: MAX_QUEUED_CHANGES,
             max_queued_change_bytes: MAX_QUEUED_CHANGE_BYTES,
             max_queued_reads: MAX_QUEUED_READS,
-            slow_read_us: SLOW_READ_US,
             max_file_bytes: None,
             on_failed_commit: None,
         }

@@ -1,33 +1,42 @@
-//! The task behind a link: it dials, gives back what cannot be written, and minds the
-//! connection while those who send write on it (`link.rs`).
+//! The task behind a link: it dials, writes what waits, and gives back what it
+//! cannot write.
 //!
-//! Its life: dial; on success mind the connection until it ends; after a failure
+//! Its life: dial; on success talk until the connection ends; after a failure
 //! give everything back for [`BACKOFF_MS`], or until the peer itself connects;
 //! then end if nothing waits, else dial again. A link without traffic stays
 //! connected.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::StatusCode;
 use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::protocol::effect::{Address, Input};
 use crate::protocol::id::{ClusterId, NodeId};
+use crate::transport::codec;
 
 use super::handshake::{self, HandshakeError};
-use super::link::Link;
-use super::outlet::{Outlet, Outlook, Troubles};
+use super::link::{Letter, Link};
 use super::{BACKOFF_MS, DIAL_TIMEOUT_MS, DRAIN_MS, STALL_MS, Shared};
 
+/// How many bytes of frames one write gathers, about: everything that waits, in
+/// all but the largest rushes.
+const WRITE_BYTES: usize = 1 << 20;
+/// A write buffer that grew beyond this for a large frame is given back.
+const KEEP_BYTES: usize = 2 * WRITE_BYTES;
+/// Nor is room for more letters than this kept.
+const KEEP_LETTERS: usize = 1024;
 /// How much of a refusal's text is read.
 const MAX_REFUSAL_BYTES: usize = 4096;
 /// Receipts are eight bytes: room for a minute of them.
@@ -52,11 +61,13 @@ enum DialError {
 
 /// A connection that both sides agreed on.
 struct Connection {
-    stream: TcpStream,
+    io: TokioIo<Upgraded>,
     peer: NodeId,
     /// Which cluster this node said it belongs to.
     met_as: Option<ClusterId>,
-    /// What the peer has said already.
+    /// Bytes of frames written, and receipted, in the connection's life.
+    written: u64,
+    receipted: u64,
     receipts: BytesMut,
 }
 
@@ -117,7 +128,9 @@ async fn back_off(shared: &Shared, link: &Link) {
             () = &mut met => return,
             () = &mut over => return,
             () = shared.closing() => return,
-            () = link.wanted() => {}
+            // Whoever else has something to say says it first: one write for all of
+            // it costs little more than one for each.
+            () = link.filled() => tokio::task::yield_now().await,
         }
     }
 }
@@ -142,16 +155,14 @@ async fn dial(shared: &Shared, address: &Address) -> Result<Connection, DialErro
     let (answer, upgraded) = exchanged?;
     driven?;
     let peer = NodeId::of(&answer.name);
-    let upgraded = upgraded.downcast::<TokioIo<TcpStream>>();
-    let upgraded = upgraded.expect("it is the stream that was dialed");
-    let mut receipts = BytesMut::with_capacity(RECEIPTS_BYTES);
-    receipts.extend_from_slice(&upgraded.read_buf);
     info!(%address, %peer, name = %answer.name, version = answer.version, "connected to a peer");
     Ok(Connection {
-        stream: upgraded.io.into_inner(),
+        io: TokioIo::new(upgraded),
         peer,
         met_as,
-        receipts,
+        written: 0,
+        receipted: 0,
+        receipts: BytesMut::with_capacity(RECEIPTS_BYTES),
     })
 }
 
@@ -177,154 +188,200 @@ async fn refusal(response: hyper::Response<Incoming>) -> DialError {
     }
 }
 
-async fn talk(shared: &Shared, link: &Link, connection: Connection) -> End {
-    let peer = connection.peer;
-    let (reading, writing) = connection.stream.into_split();
-    let mut receipts = Receipts {
-        reading,
-        bytes: connection.receipts,
-        receipted: 0,
-    };
-    link.connect(Outlet::new(writing, peer, connection.met_as));
-    let end = mind(shared, link, &mut receipts).await;
-    let outlet = link.disconnect().expect("nobody else disconnects a link");
-    let (lost, writing) = outlet.end();
-    for letter in lost {
-        shared.give_back(letter);
-    }
+async fn talk(shared: &Shared, link: &Link, mut connection: Connection) -> End {
+    let end = talk_on(shared, link, &mut connection).await;
     let all_arrived = match &end {
         Ok(End::Broken) => false,
-        Ok(End::Outdated | End::Closing) => finish(peer, receipts.reading, writing).await,
+        Ok(End::Outdated | End::Closing) => connection.finish().await,
         Err(error) => {
-            info!(address = %link.address(), %peer, %error, "a connection broke");
+            info!(address = %link.address(), peer = %connection.peer, %error, "a connection broke");
             false
         }
     };
     if !all_arrived {
+        let peer = connection.peer;
         (shared.deliver)(&mut vec![Input::Disconnected { peer }]);
     }
     end.unwrap_or(End::Broken)
 }
 
-/// Sees to what those who write leave, until the connection is of no more use.
-async fn mind(shared: &Shared, link: &Link, receipts: &mut Receipts) -> std::io::Result<End> {
+/// Writes until the connection is of no more use. What was taken from the queue
+/// and not written has been given back.
+async fn talk_on(
+    shared: &Shared,
+    link: &Link,
+    connection: &mut Connection,
+) -> std::io::Result<End> {
+    let mut batch = Batch::default();
     let mut closing = std::pin::pin!(shared.closing());
-    let mut is_closing = false;
     let mut stall_check = interval(Duration::from_millis(STALL_MS));
     stall_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // What had been written and receipted at the last check.
     let mut last_check = (0, 0);
-    // What came with the handshake.
-    receipts.take_in(0)?;
     loop {
-        let outlook = link.write(shared);
-        if outlook == Outlook::Wants {
-            let Troubles {
-                misdirected,
-                error,
-                is_outdated,
-            } = link.with_outlet(Outlet::troubles).unwrap_or_default();
-            for letter in misdirected {
-                shared.give_back(letter);
-            }
-            match error {
-                Some(error) => return Err(error),
-                None if is_outdated => return Ok(End::Outdated),
-                // There is more to write than one turn should hold others up for.
-                None => tokio::task::yield_now().await,
-            }
+        if connection.met_as != shared.cluster() {
+            return Ok(End::Outdated);
+        }
+        if write_batch(shared, link, connection, &mut batch).await? {
             continue;
         }
-        // Nothing is queued any more once the transport is closing.
-        if is_closing && outlook == Outlook::Good {
-            if link.has_written_all() {
-                return Ok(End::Closing);
-            }
-            continue;
-        }
-        let interest = match outlook {
-            Outlook::Waits => Interest::READABLE | Interest::WRITABLE,
-            Outlook::Good | Outlook::Wants => Interest::READABLE,
-        };
         // Receipts come before the check, which reads them.
         tokio::select! {
             biased;
-            ready = receipts.reading.ready(interest) => {
-                if ready?.is_readable() {
-                    receipts.read(link)?;
+            read = connection.io.read_buf(&mut connection.receipts) => {
+                if read? == 0 {
+                    return Err(std::io::ErrorKind::UnexpectedEof.into());
                 }
+                connection.read_receipts()?;
             }
-            () = link.wanted() => {}
-            () = &mut closing, if !is_closing => is_closing = true,
+            () = link.filled() => {}
+            () = &mut closing => {
+                // Nothing is queued any more once what waits is written: other
+                // tasks may still send, but not faster than forever.
+                while write_batch(shared, link, connection, &mut batch).await? {
+                    if link.waiting().0 == 0 {
+                        break;
+                    }
+                }
+                return Ok(End::Closing);
+            }
             _ = stall_check.tick() => {
-                let (written, receipted) = (written(link), receipts.receipted);
-                if last_check.1 < last_check.0 && receipted == last_check.1 {
+                let (written, receipted) = last_check;
+                if receipted < written && connection.receipted == receipted {
                     return Err(std::io::ErrorKind::TimedOut.into());
                 }
-                last_check = (written, receipted);
+                last_check = (connection.written, connection.receipted);
             }
         }
     }
 }
 
-/// Bytes of frames written in the life of the link's connection.
-fn written(link: &Link) -> u64 {
-    let written = link.with_outlet(|outlet| outlet.written());
-    written.expect("whoever minds a connection has one")
+/// What one write gathers. A connection has one, whose room is used again.
+#[derive(Default)]
+struct Batch {
+    letters: Vec<Letter>,
+    /// Their frames, one after the other.
+    frames: BytesMut,
+    /// Where each letter's frame ends.
+    ends: Vec<usize>,
 }
 
-/// What a peer says on a connection that was dialed to it: how much has arrived.
-struct Receipts {
-    reading: OwnedReadHalf,
-    /// What has come of the next one.
-    bytes: BytesMut,
-    /// Bytes of frames receipted in the connection's life.
-    receipted: u64,
-}
-
-impl Receipts {
-    /// Reads what has come.
-    fn read(&mut self, link: &Link) -> std::io::Result<()> {
-        match self.reading.try_read_buf(&mut self.bytes) {
-            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
+impl Batch {
+    fn clear(&mut self) {
+        self.letters.clear();
+        self.frames.clear();
+        self.ends.clear();
+        if self.frames.capacity() > KEEP_BYTES {
+            self.frames = BytesMut::new();
         }
-        self.take_in(written(link))
+        if self.letters.capacity() > KEEP_LETTERS {
+            self.letters = Vec::new();
+            self.ends = Vec::new();
+        }
+    }
+}
+
+/// Writes some of what waits, as one write if the kernel takes it. False if
+/// nothing waited.
+async fn write_batch(
+    shared: &Shared,
+    link: &Link,
+    connection: &mut Connection,
+    batch: &mut Batch,
+) -> std::io::Result<bool> {
+    link.take(WRITE_BYTES, &mut batch.letters);
+    if batch.letters.is_empty() {
+        return Ok(false);
+    }
+    let peer = connection.peer;
+    let is_misdirected = |letter: &mut Letter| letter.to.is_some_and(|to| to != peer);
+    let mut misdirected = 0_u32;
+    for letter in batch.letters.extract_if(.., is_misdirected) {
+        misdirected += 1;
+        shared.give_back(letter);
+    }
+    if misdirected > 0 {
+        warn!(
+            address = %link.address(), %peer, messages = misdirected,
+            "another node listens where messages were to go"
+        );
+    }
+    for letter in &batch.letters {
+        codec::encode(&letter.message, &mut batch.frames)
+            .expect("its size was checked when it was queued");
+        batch.ends.push(batch.frames.len());
+    }
+    let outcome = connection.write(&batch.frames).await;
+    if let Err((written, error)) = outcome {
+        // A frame that did not leave in full can never be acted on.
+        for (letter, end) in batch.letters.drain(..).zip(&batch.ends) {
+            if *end > written {
+                shared.give_back(letter);
+            }
+        }
+        return Err(error);
+    }
+    batch.clear();
+    Ok(true)
+}
+
+impl Connection {
+    /// Writes it all, or says how much the kernel took.
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), (usize, std::io::Error)> {
+        let stall = Duration::from_millis(STALL_MS);
+        let mut done = 0;
+        while done < bytes.len() {
+            let mut write = std::pin::pin!(self.io.write(&bytes[done..]));
+            // Nearly always the kernel takes it all at once, and there is no time to
+            // be looked at.
+            let outcome = match poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx))).await {
+                Poll::Ready(written) => Ok(written),
+                Poll::Pending => timeout(stall, write).await,
+            };
+            let written = match outcome {
+                Ok(Ok(0)) => Err(std::io::ErrorKind::WriteZero.into()),
+                Ok(written) => written,
+                Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+            };
+            match written {
+                Ok(written) => done += written,
+                Err(error) => return Err((done, error)),
+            }
+        }
+        self.written += bytes.len() as u64;
+        Ok(())
     }
 
-    /// Takes in what the peer said; so many bytes can have arrived there.
-    fn take_in(&mut self, written: u64) -> std::io::Result<()> {
-        while let Some(receipt) = self.bytes.first_chunk() {
+    fn read_receipts(&mut self) -> std::io::Result<()> {
+        while let Some(receipt) = self.receipts.first_chunk() {
             let receipted = u64::from_be_bytes(*receipt);
-            self.bytes.advance(size_of::<u64>());
-            if receipted < self.receipted || receipted > written {
+            self.receipts.advance(size_of::<u64>());
+            if receipted < self.receipted || receipted > self.written {
                 return Err(std::io::ErrorKind::InvalidData.into());
             }
             self.receipted = receipted;
         }
         // Room again, in place.
-        self.bytes.reserve(RECEIPTS_BYTES);
+        self.receipts.reserve(RECEIPTS_BYTES);
         Ok(())
     }
-}
 
-/// Ends the connection so that the peer can read all of it: a socket closed
-/// with receipts unread would be reset. True if the peer read it all.
-async fn finish(peer: NodeId, mut reading: OwnedReadHalf, mut writing: OwnedWriteHalf) -> bool {
-    let finishing = async {
-        writing.shutdown().await?;
-        let mut rest = [0; RECEIPTS_BYTES];
-        while reading.read(&mut rest).await? > 0 {}
-        std::io::Result::Ok(())
-    };
-    match timeout(Duration::from_millis(DRAIN_MS), finishing).await {
-        Ok(Ok(())) => true,
-        Ok(Err(error)) => {
-            debug!(%peer, %error, "a connection broke while it was closed");
-            false
+    /// Ends the connection so that the peer can read all of it: a socket closed
+    /// with receipts unread would be reset. True if the peer read it all.
+    async fn finish(&mut self) -> bool {
+        let finishing = async {
+            self.io.shutdown().await?;
+            let mut rest = [0; RECEIPTS_BYTES];
+            while self.io.read(&mut rest).await? > 0 {}
+            std::io::Result::Ok(())
+        };
+        match timeout(Duration::from_millis(DRAIN_MS), finishing).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                debug!(peer = %self.peer, %error, "a connection broke while it was closed");
+                false
+            }
+            Err(_) => false,
         }
-        Err(_) => false,
     }
 }

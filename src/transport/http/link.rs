@@ -1,17 +1,11 @@
-//! The queue in front of one peer address, and its way out.
-//!
-//! While the peer is connected, whoever sends writes what waits himself
-//! ([`Link::flush`]): to wake a task for it costs more than the write's own work.
-//! What he cannot do without waiting, and all that went wrong, is left to the link's
-//! task (`dial.rs`).
+//! The queue in front of one peer address.
 //!
 //! Promises: it holds at most [`MAX_QUEUED_MESSAGES`] messages and
 //! [`MAX_QUEUED_BYTES`] bytes of frames; messages leave it in the order in which
-//! they came; no message is queued once it has ended; nobody waits here for a
-//! peer, or gives anything back.
+//! they came; no message is queued once it has ended.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, TryLockError};
+use std::sync::Mutex;
 
 use tokio::sync::Notify;
 
@@ -19,12 +13,7 @@ use crate::protocol::effect::Address;
 use crate::protocol::id::NodeId;
 use crate::protocol::message::Message;
 
-use super::outlet::{Outlet, Outlook};
-use super::{MAX_QUEUED_BYTES, MAX_QUEUED_MESSAGES, Shared, lock};
-
-/// How many writes in a row one sender makes of what others keep adding; then the
-/// link's task goes on.
-const MAX_WRITES: usize = 4;
+use super::{MAX_QUEUED_BYTES, MAX_QUEUED_MESSAGES, lock};
 
 /// A message on its way out.
 #[derive(Debug)]
@@ -39,8 +28,6 @@ pub(super) struct Letter {
 /// What became of a letter.
 pub(super) enum Posted {
     Queued,
-    /// Nothing waited before it: see to it that the link is flushed.
-    First,
     Full(Letter),
     /// The link's task is gone: find or make another link.
     Ended(Letter),
@@ -56,9 +43,6 @@ struct Queue {
 pub(super) struct Link {
     address: Address,
     queue: Mutex<Queue>,
-    /// The connection, while there is one.
-    outlet: Mutex<Option<Outlet>>,
-    /// Word to the link's task.
     wake: Notify,
     /// Whoever listens at the address has just connected to this node.
     met: Notify,
@@ -69,7 +53,6 @@ impl Link {
         Link {
             address,
             queue: Mutex::default(),
-            outlet: Mutex::default(),
             wake: Notify::new(),
             met: Notify::new(),
         }
@@ -97,65 +80,13 @@ impl Link {
         }
         queue.bytes += letter.bytes;
         queue.letters.push_back(letter);
-        // Later messages find someone who is about to look.
-        match queue.letters.len() {
-            1 => Posted::First,
-            _ => Posted::Queued,
-        }
-    }
-
-    /// Writes what waits, and has the task see to what that leaves.
-    pub fn flush(&self, shared: &Shared) {
-        if self.write(shared) != Outlook::Good {
+        let is_first = queue.letters.len() == 1;
+        drop(queue);
+        // Later messages find the task awake, or about to look.
+        if is_first {
             self.wake.notify_one();
         }
-    }
-
-    /// Writes what waits, as far as that goes without waiting.
-    pub fn write(&self, shared: &Shared) -> Outlook {
-        for _ in 0..MAX_WRITES {
-            let mut outlet = match self.outlet.try_lock() {
-                Ok(outlet) => outlet,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                // Whoever holds it looks again after letting go of it.
-                Err(TryLockError::WouldBlock) => return Outlook::Good,
-            };
-            let outlook = match &mut *outlet {
-                Some(outlet) => outlet.write_some(self, shared),
-                None => Outlook::Wants,
-            };
-            drop(outlet);
-            if outlook != Outlook::Good || self.is_empty() {
-                return outlook;
-            }
-        }
-        Outlook::Wants
-    }
-
-    /// Opens the way out.
-    pub fn connect(&self, outlet: Outlet) {
-        *lock(&self.outlet) = Some(outlet);
-    }
-
-    /// Closes the way out.
-    pub fn disconnect(&self) -> Option<Outlet> {
-        lock(&self.outlet).take()
-    }
-
-    /// What `look` finds at the connection, if there is one. Write afterwards: whoever
-    /// came meanwhile has left that to the caller.
-    pub fn with_outlet<T>(&self, look: impl FnOnce(&mut Outlet) -> T) -> Option<T> {
-        lock(&self.outlet).as_mut().map(look)
-    }
-
-    /// Whether nothing waits, here or amid a write. Waits for whoever is writing.
-    pub fn has_written_all(&self) -> bool {
-        let is_idle = self.with_outlet(|outlet| outlet.is_idle());
-        is_idle.unwrap_or(true) && self.is_empty()
-    }
-
-    fn is_empty(&self) -> bool {
-        lock(&self.queue).letters.is_empty()
+        Posted::Queued
     }
 
     /// Takes the oldest letters, about `bytes` of frames but at least one if any
@@ -173,9 +104,9 @@ impl Link {
         queue.bytes -= taken;
     }
 
-    /// Returns once there was something for the link's task since the last call; it
+    /// Returns once a letter has come to an empty queue since the last call; it
     /// may return once too often.
-    pub async fn wanted(&self) {
+    pub async fn filled(&self) {
         self.wake.notified().await;
     }
 

@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::runtime::Runtime;
@@ -19,7 +20,6 @@ use crate::transport::codec::WIRE_VERSIONS;
 use crate::transport::samples::{module, probe, write};
 use crate::transport::suite::{World, run_on};
 
-mod flushing;
 mod returning;
 
 /// Only a failure takes so long.
@@ -129,7 +129,6 @@ impl OnSockets {
     fn send(&self, from: &str, to: &str, message: Message) {
         let address = self.address(to);
         self.transport(from).send(NodeId::of(to), &address, message);
-        self.transport(from).flush();
     }
 
     /// Sends until the message comes back for good: the peer refuses.
@@ -323,7 +322,7 @@ fn read_answer(stream: &mut TcpStream) -> String {
 fn corrupt_bytes_end_the_connection_and_nothing_else() {
     let mut world = OnSockets::default();
     world.start("b");
-    let mut good = Vec::new();
+    let mut good = BytesMut::new();
     codec::encode(&write(b"value"), &mut good).expect("small");
     let mut corrupt = good.clone();
     let last = corrupt.len() - 1;
@@ -402,9 +401,9 @@ fn what_was_never_written_in_full_comes_back_when_the_connection_breaks() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = Address::from(listener.local_addr().expect("bound").to_string());
     let send = |world: &OnSockets, message| {
-        let transport = world.transport("a");
-        transport.send(NodeId::of("b"), &address, message);
-        transport.flush();
+        world
+            .transport("a")
+            .send(NodeId::of("b"), &address, message);
     };
     send(&world, probe(1));
     let mut stream = accept_raw(&listener, "b");
@@ -445,7 +444,7 @@ fn what_was_never_written_in_full_comes_back_when_the_connection_breaks() {
 fn everything_that_arrives_is_receipted() {
     let mut world = OnSockets::default();
     world.start("b");
-    let mut frame = Vec::new();
+    let mut frame = BytesMut::new();
     codec::encode(&probe(1), &mut frame).expect("small");
     let mut stream = connect_raw(&world, "b", &offer("raw", "none", "3"));
     read_answer(&mut stream);
@@ -463,9 +462,9 @@ fn a_peer_that_takes_bytes_but_never_reads_is_given_up() {
     world.start("a");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = Address::from(listener.local_addr().expect("bound").to_string());
-    let transport = world.transport("a");
-    transport.send(NodeId::of("b"), &address, probe(1));
-    transport.flush();
+    world
+        .transport("a")
+        .send(NodeId::of("b"), &address, probe(1));
     let _stream = accept_raw(&listener, "b");
     let inputs = world.take_when("a", &|inputs| !inputs.is_empty());
     assert!(matches!(inputs[..], [Input::Disconnected { peer }] if peer == NodeId::of("b")));
@@ -478,18 +477,18 @@ fn receipts_keep_a_connection_and_lies_end_it() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = Address::from(listener.local_addr().expect("bound").to_string());
     for (receipt, is_true) in [(10_u64, true), (11, false)] {
-        let transport = world.transport("a");
-        transport.send(NodeId::of("b"), &address, probe(1));
-        transport.flush();
+        world
+            .transport("a")
+            .send(NodeId::of("b"), &address, probe(1));
         let mut stream = accept_raw(&listener, "b");
         let mut frame = [0; codec::HEADER_BYTES + 2];
         stream.read_exact(&mut frame).expect("the probe comes");
         stream.write_all(&receipt.to_be_bytes()).expect("it reads");
         if is_true {
             // The same connection carries the next message.
-            let transport = world.transport("a");
-            transport.send(NodeId::of("b"), &address, probe(2));
-            transport.flush();
+            world
+                .transport("a")
+                .send(NodeId::of("b"), &address, probe(2));
             stream.read_exact(&mut frame).expect("the probe comes");
             assert_eq!(frame[codec::HEADER_BYTES + 1], 2);
             drop(stream);
@@ -546,14 +545,14 @@ fn messages_per_second() {
         while world.nodes["a"].transport.figures().queued_messages > 8192 {
             std::thread::yield_now();
         }
-        let transport = world.transport("a");
-        transport.send(NodeId::of("b"), &address, message.clone());
-        transport.flush();
+        world
+            .transport("a")
+            .send(NodeId::of("b"), &address, message.clone());
     }
     let inputs = world.take_when("b", &|inputs| inputs.len() >= count);
     let took_ms = now() - started;
     println!("{} messages in {took_ms} ms", inputs.len());
-    let mut out = Vec::new();
+    let mut out = BytesMut::new();
     let started = now();
     for _ in 0..count {
         out.clear();
@@ -561,7 +560,7 @@ fn messages_per_second() {
     }
     let encoded = now();
     for _ in 0..count {
-        codec::decode_one(&out).expect("good");
+        codec::decode_one(out.chunk()).expect("good");
     }
     let decoded = now();
     println!(
