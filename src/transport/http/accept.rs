@@ -1,6 +1,10 @@
 //! The accepting side: lets peers in and reads what they say.
+//!
+//! Each connection has two tasks: one that reads and does nothing else, so that what
+//! comes is all that it is woken for, and one that writes receipts, and ends both when
+//! the transport closes.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -9,13 +13,14 @@ use http_body_util::Full;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinError;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, info, warn};
 
 use crate::protocol::effect::Input;
-use crate::protocol::id::NodeId;
+use crate::protocol::id::{ClusterId, NodeId};
 use crate::protocol::message::Introduction;
 use crate::transport::codec::{Decoder, FrameError};
 
@@ -120,70 +125,108 @@ async fn serve(guest: Guest, offer: Offer, upgrade: OnUpgrade) {
         Ok(Err(error)) => return warn!(%node, %error, "a peer's connection was not upgraded"),
         Err(_) => return warn!(%node, "a peer's connection was not upgraded in time"),
     };
-    let read = tokio::select! {
-        read = read(&guest, &offer, TokioIo::new(upgraded)) => read,
+    let (reading, writing) = tokio::io::split(TokioIo::new(upgraded));
+    let listener = Listener {
+        shared: guest.shared.clone(),
+        node,
+        cluster: offer.cluster,
+        io: reading,
+        arrived: Arc::default(),
+    };
+    let arrived = listener.arrived.clone();
+    let mut listening = guest.shared.runtime.spawn(listener.listen());
+    let receipted = tokio::select! {
+        heard = &mut listening => return tell_of_end(node, heard),
+        error = write_receipts(writing, &arrived) => Err(error.into()),
         () = guest.shared.closing() => Ok(()),
     };
-    match read {
-        Ok(()) => debug!(%node, "a peer's connection ended"),
-        Err(ReadError::Io(error)) => info!(%node, %error, "a peer's connection broke"),
-        Err(error) => warn!(%node, %error, "a peer's connection is closed"),
+    // Nothing more is delivered once the guest is forgotten.
+    listening.abort();
+    match listening.await {
+        Err(error) if error.is_cancelled() => tell_of_end(node, Ok(receipted)),
+        heard => tell_of_end(node, heard),
     }
 }
 
-/// Delivers what the peer says until it ends.
-async fn read(guest: &Guest, offer: &Offer, mut io: TokioIo<Upgraded>) -> Result<(), ReadError> {
-    let shared = &guest.shared;
-    let mut decoder = Decoder::new();
-    let mut inputs = Vec::new();
-    let mut receipt_due = interval(Duration::from_millis(RECEIPT_EVERY_MS));
-    receipt_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut arrived, mut receipted) = (0_u64, 0_u64);
-    loop {
-        let read = tokio::select! {
-            read = io.read_buf(decoder.buffer()) => read?,
-            _ = receipt_due.tick(), if arrived > receipted => {
-                write_receipt(&mut io, arrived).await?;
-                receipted = arrived;
-                continue;
+fn tell_of_end(node: NodeId, heard: Result<Result<(), ReadError>, JoinError>) {
+    match heard {
+        Ok(Ok(())) => debug!(%node, "a peer's connection ended"),
+        Ok(Err(ReadError::Io(error))) => info!(%node, %error, "a peer's connection broke"),
+        Ok(Err(error)) => warn!(%node, %error, "a peer's connection is closed"),
+        Err(error) => warn!(%node, %error, "what a peer said could not be taken in"),
+    }
+}
+
+/// Delivers what one peer says.
+struct Listener {
+    shared: Arc<Shared>,
+    node: NodeId,
+    /// Which cluster the peer said it belongs to.
+    cluster: Option<ClusterId>,
+    io: ReadHalf<TokioIo<Upgraded>>,
+    /// How many bytes have come.
+    arrived: Arc<AtomicU64>,
+}
+
+impl Listener {
+    /// Delivers until the connection ends.
+    async fn listen(mut self) -> Result<(), ReadError> {
+        let mut decoder = Decoder::new();
+        let mut inputs = Vec::new();
+        loop {
+            let read = self.io.read_buf(decoder.buffer()).await?;
+            if read == 0 {
+                return if decoder.is_between_frames() {
+                    Ok(())
+                } else {
+                    Err(ReadError::CutOff)
+                };
             }
-        };
-        if read == 0 {
-            return if decoder.is_between_frames() {
-                Ok(())
-            } else {
-                Err(ReadError::CutOff)
+            self.arrived.fetch_add(read as u64, Ordering::Relaxed);
+            if let (Some(ours), Some(theirs)) = (self.shared.cluster(), self.cluster)
+                && ours != theirs
+            {
+                return Err(ReadError::OtherCluster);
+            }
+            // What came before a frame that is broken counts.
+            let decoded = loop {
+                match decoder.next_message() {
+                    Ok(Some(message)) => inputs.push(Input::Peer {
+                        from: self.node,
+                        message,
+                    }),
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
             };
-        }
-        arrived += read as u64;
-        if let (Some(ours), Some(theirs)) = (shared.cluster(), offer.cluster)
-            && ours != theirs
-        {
-            return Err(ReadError::OtherCluster);
-        }
-        // What came before a frame that is broken counts.
-        let decoded = loop {
-            match decoder.next_message() {
-                Ok(Some(message)) => inputs.push(Input::Peer {
-                    from: guest.node,
-                    message,
-                }),
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
+            if !inputs.is_empty() {
+                (self.shared.deliver)(&mut inputs);
             }
-        };
-        if !inputs.is_empty() {
-            (shared.deliver)(&mut inputs);
+            decoded?;
         }
-        decoded?;
     }
 }
 
-/// The peer reads receipts, so one that cannot be written means a dead peer.
-async fn write_receipt(io: &mut TokioIo<Upgraded>, arrived: u64) -> std::io::Result<()> {
-    let bytes = arrived.to_be_bytes();
-    match timeout(Duration::from_millis(STALL_MS), io.write_all(&bytes)).await {
-        Ok(written) => written,
-        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+/// Says now and then how much has arrived, until that cannot be said: the peer reads
+/// receipts, so one that cannot be written means a dead peer.
+async fn write_receipts(
+    mut io: WriteHalf<TokioIo<Upgraded>>,
+    arrived: &AtomicU64,
+) -> std::io::Error {
+    let mut due = interval(Duration::from_millis(RECEIPT_EVERY_MS));
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut receipted = 0;
+    loop {
+        due.tick().await;
+        let arrived = arrived.load(Ordering::Relaxed);
+        if arrived == receipted {
+            continue;
+        }
+        let bytes = arrived.to_be_bytes();
+        match timeout(Duration::from_millis(STALL_MS), io.write_all(&bytes)).await {
+            Ok(Ok(())) => receipted = arrived,
+            Ok(Err(error)) => return error,
+            Err(_) => return std::io::ErrorKind::TimedOut.into(),
+        }
     }
 }
