@@ -66,7 +66,7 @@ mutants! {
     a_delta_with_the_context_of_the_row: DeltaCarriesRow, "partition,loss", 3, 3_000, 8;
     a_read_repair_that_reaches_nobody: RepairReachesNobody, "kill,loss", 3, 3_000, 12;
     a_slow_primary_without_a_hint: SlowPrimaryUnhinted, "loss,one-way", 3, 3_000, 12;
-    a_truncation_on_one_path_only: TruncatedOnOnePath, "loss,kill", 5, 9_000, 40;
+    a_truncation_on_one_path_only: TruncatedOnOnePath, "kill,wipe,loss", 5, 9_000, 40;
     a_failed_read_taken_for_absence: FailedReadIsAbsent, "read-errors", 3, 3_000, 12;
     an_answer_one_ack_too_early: AnsweredOneEarly, "delay,loss", 3, 3_000, 48;
     a_strict_quorum_of_fallbacks: StrictCountsAnyone, "partition", 6, 3_000, 24;
