@@ -3,7 +3,7 @@
 //! hyper waits for each head with a sleep of its own, which it drops when the head has
 //! come: nearly always at once. To tell the runtime of a timer and to take it back costs
 //! more than to find out what a request is about, so all sleeps of a connection share
-//! one [`Alarm`], which is moved only when it has gone off, or when it would go off too
+//! one `Alarm`, which is moved only when it has gone off, or when it would go off too
 //! late for a sleep.
 //!
 //! Promises: a sleep ends at its deadline, as precisely as the runtime's timers do.

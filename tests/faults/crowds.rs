@@ -207,3 +207,40 @@ fn too_many_connections_are_told_so_and_peers_are_let_in() {
         }
     });
 }
+
+/// Connections that nobody uses any more would fill the table of files in the end.
+#[test]
+fn who_is_silent_for_long_is_let_go() {
+    /// What `HEAD_TIMEOUT` in `src/api/mod.rs` says, less what a second may be cut by.
+    const SILENCE: Duration = Duration::from_secs(74);
+    let cluster = Cluster::start(1, Plan::with(TABLES));
+    let address = cluster.nodes[0].address();
+    let clock = SystemClock::new();
+    let now_ms = || u128::from(clock.now().monotonic_ms);
+    let get = "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+    let be_silent = |said: &str| {
+        let mut stream = TcpStream::connect(&address).expect("a connection");
+        let begun_ms = now_ms();
+        stream.write_all(said.as_bytes()).expect("it is taken");
+        if said == get {
+            let answer = answer(&mut stream);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        let mut rest = Vec::new();
+        // Ends when the node closes, and not before.
+        stream
+            .read_to_end(&mut rest)
+            .expect("it is closed in order");
+        let silence_ms = now_ms() - begun_ms;
+        assert!(
+            silence_ms >= SILENCE.as_millis(),
+            "{said:?}: {silence_ms} ms"
+        );
+    };
+    std::thread::scope(|scope| {
+        for said in ["", "GET /healthz HT", get] {
+            let be_silent = &be_silent;
+            scope.spawn(move || be_silent(said));
+        }
+    });
+}
