@@ -220,6 +220,9 @@ fn who_is_silent_for_long_is_let_go() {
     let get = "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
     let be_silent = |said: &str| {
         let mut stream = TcpStream::connect(&address).expect("a connection");
+        // A node that never closes fails this in place of holding it up for ever.
+        let patience = Some(10 * SILENCE);
+        stream.set_read_timeout(patience).expect("it is set");
         let begun_ms = now_ms();
         stream.write_all(said.as_bytes()).expect("it is taken");
         if said == get {

@@ -3,10 +3,11 @@
 //! Rows that peers bring, rows read for peers, leaves derived, hints delivered and
 //! strays handed over all spend one allowance of time. Promises: while clients are
 //! served, such work is begun in small steps, one after the other, and each step is
-//! paid for with a rest in proportion to what its kind took of late, so that such work
-//! has its percentage of the store's time and a store which is slow because clients use it is left alone for longer; a node
-//! that no client uses does not rest at all; however busy a node is, a step is begun
-//! every `MAX_REST_MS` at the latest, so that repair always comes to its end.
+//! paid for with a rest in proportion to what it cost, so that such work has its
+//! percentage of time; a store which is slow, for clients or otherwise, is left alone for
+//! longer, up to `MOST_TIMES` as long; a node that no client uses does not rest at all;
+//! however busy a node is, a step is begun every `MAX_REST_MS` at the latest, so that
+//! repair always comes to its end.
 //!
 //! The idea is that of the cost delay of a vacuum in PostgreSQL, with measured time in
 //! the place of counted pages.
@@ -14,7 +15,8 @@
 use std::collections::VecDeque;
 
 /// How much of the store's time such work has while clients ask all the time, when
-/// nothing else is set: clients' 99th percentile grew by up to a fifth with it.
+/// nothing else is set. The aim is a 99th percentile of clients at most a fifth longer;
+/// how far it is reached is in docs/performance.md.
 pub const DEFAULT_BACKGROUND_PERCENT: u32 = 20;
 /// The longest rest for one step. With 64 rows a step, a store on its knees still
 /// takes in some three hundred rows a second.
@@ -59,8 +61,10 @@ pub(super) enum Chore {
 
 const KINDS: usize = Chore::Reaping as usize + 1;
 
-/// What one item costs a store that has nothing else to do, by kind: measured on one
-/// core of 2024, rounded up.
+/// What one item costs a store that has nothing else to do, by kind. Rows stored and
+/// leaves derived are as profiles of whole nodes show them on one core of today; the
+/// others are estimated from those. An error here is bounded: what a step took counts
+/// from one to `MOST_TIMES` the price.
 const ITEM_US: [u64; KINDS] = [25, 10, 5, 40, 10, 5];
 
 /// What a step of this kind costs a store that has nothing else to do.

@@ -240,7 +240,7 @@ mod tests {
     /// Clients ask at every tick for a second.
     fn press(alone: &mut Alone) {
         for number in 0..100 {
-            // Larger than anything that may be in hand: refused, but asked.
+            // The store never answers; that it was asked is enough.
             alone.put(1_000 + number, 10);
             alone.stored_later.clear();
             tick(alone, 10);

@@ -14,8 +14,10 @@
 //! node that took it. Replicas stay alike by `exchange.rs` (the asking side; `deriving.rs`
 //! makes its trees), `serving.rs` (the answering one), `filling.rs` (a node gets what it should
 //! hold), `strays.rs` (and gives away what it should not), and `reaping.rs` forgets
-//! what was deleted long ago. `views.rs` shows what the machine knows. `explain.rs` tells how an answer came about, `survey.rs`
-//! looks through a table.
+//! what was deleted long ago. Rows that peers bring come in by `intake.rs`, and how much
+//! of a node's time all of that may have beside clients is for `background.rs` to say.
+//! `views.rs` shows what the machine knows. `explain.rs` tells how an answer came about,
+//! `survey.rs` looks through a table.
 
 mod background;
 mod client;
