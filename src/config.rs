@@ -562,9 +562,7 @@ fn check_cluster(cluster: &ClusterConfig) -> Result<(), Fault> {
     }
     let percent = cluster.background_percent;
     if !(1..=100).contains(&percent) {
-        let reason = format!(
-            "{percent} is not from 1 to 100: with none of its time a node would never be repaired"
-        );
+        let reason = format!("{percent} is not a share of time from 1 to 100 percent");
         return Err(fault(&["cluster", "background_percent"], reason));
     }
     Ok(())

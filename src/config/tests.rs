@@ -183,13 +183,13 @@ fn wrong_values_are_errors_with_key_and_line() {
             "[cluster]\nbackground_percent = 0",
             2,
             "cluster.background_percent",
-            "from 1 to 100",
+            "from 1 to 100 percent",
         ),
         (
             "[cluster]\nbackground_percent = 101",
             2,
             "cluster.background_percent",
-            "from 1 to 100",
+            "from 1 to 100 percent",
         ),
         (
             "[cluster]\nreplicas = 0",
