@@ -60,6 +60,9 @@ pub enum Damage {
     /// As above: bytes follow the row.
     #[error("{0} bytes follow the row")]
     Trailing(usize),
+    /// The index knows the row, and the table has it not.
+    #[error("its row is gone from the table")]
+    Gone,
     /// As above: the sibling set is none that the protocol could have made.
     #[error("the sibling set is not well formed")]
     Malformed,

@@ -198,7 +198,7 @@ fn hash_of(store: &impl Store, partition: u32, name: &str) -> StateHash {
     row.expect("the row is there").set.hash()
 }
 
-fn foreign_set(counter: u64, value: &'static str) -> SiblingSet {
+pub fn foreign_set(counter: u64, value: &'static str) -> SiblingSet {
     let dot = Dot {
         actor: Actor {
             node: NodeId(99),
@@ -499,6 +499,8 @@ fn sqlite(files: u32) -> Made<SqliteStore> {
     let dir = TempDir::new().expect("a directory");
     let options = Options {
         files: Some(files),
+        // So few that nearly every change files some.
+        max_unfiled_rows: 3,
         ..Options::new(dir.path(), 7)
     };
     (SqliteStore::open(options).expect("opens"), Some(dir))

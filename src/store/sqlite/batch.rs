@@ -1,10 +1,8 @@
 //! One transaction of a writer: rows are read once, changed in memory, and
 //! written once at its end.
 //!
-//! A row that nobody remembers, and that is probably new (hunch.rs), is not looked
-//! for: it is made at once, and if the index knows its key after all, nothing came of
-//! that and it is read like any other. That saves a put of a new item one of two
-//! descents through the index.
+//! A new row goes to the end of the table, and the index hears of it in a later
+//! transaction (unfiled.rs).
 //!
 //! Promises: each change sees those before it; what it did to its row is told by
 //! the hashes of the row's state before and after it, also where others changed
@@ -20,9 +18,10 @@ use std::collections::btree_map::Entry;
 use bytes::Bytes;
 use rusqlite::Connection;
 
-use super::Shared;
+use super::{Shared, file_of};
 use super::file::{self, PAGE_BYTES};
 use super::tools::Tools;
+use super::unfiled::{Entry as Unfiling, FILED_BELOW, Unfiled};
 use crate::protocol::effect::{HintId, LeafChange, StoreError, StoreReply};
 use crate::protocol::id::{ItemKey, NodeId, Partition};
 use crate::protocol::replica::{Mutation, Outcome, Row, apply};
@@ -36,6 +35,9 @@ pub const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// About how many bytes a request takes beside its values: key, context, list
 /// nodes.
 pub const OVERHEAD_BYTES: usize = 256;
+
+/// About how many rows that are filed at once share a page of the index: see unfiled.rs.
+const FILED_A_PAGE: u64 = 8;
 
 /// A hint that was delivered, and the state at which its row may go.
 pub type Delivered = (HintId, Partition, ItemKey, Option<StateHash>);
@@ -104,11 +106,27 @@ pub fn set_bytes(set: &SiblingSet) -> usize {
 /// A transaction at work.
 pub struct Batch<'t, 'c> {
     tools: &'t mut Tools<'c>,
+    unfiled: &'t Unfiled,
     rows: BTreeMap<(Partition, ItemKey), Held>,
     /// About how many bytes of rows it holds.
     bytes: usize,
     /// About how many pages its hints and records changed.
     other_pages: u64,
+    /// Rows that went.
+    gone: Vec<(Partition, ItemKey)>,
+}
+
+/// What a transaction changes for those who look for rows, once it is committed.
+#[derive(Default)]
+pub struct Written {
+    /// About how many pages changed.
+    pub pages: u64,
+    /// Rows that the index does not know.
+    pub made: Vec<Unfiling>,
+    /// Rows that the index knows now.
+    pub filed: Vec<Unfiling>,
+    /// Rows that went.
+    pub gone: Vec<(Partition, ItemKey)>,
 }
 
 /// A row as the transaction has it so far.
@@ -128,12 +146,14 @@ struct Unreadable {
 
 impl<'t, 'c> Batch<'t, 'c> {
     /// A transaction that has begun.
-    pub fn new(tools: &'t mut Tools<'c>) -> Self {
+    pub fn new(tools: &'t mut Tools<'c>, unfiled: &'t Unfiled) -> Self {
         Batch {
             tools,
+            unfiled,
             rows: BTreeMap::new(),
             bytes: 0,
             other_pages: 0,
+            gone: Vec::new(),
         }
     }
 
@@ -222,32 +242,41 @@ impl<'t, 'c> Batch<'t, 'c> {
             Entry::Occupied(held) => return Ok(Ok(held.into_mut())),
             Entry::Vacant(vacant) => vacant,
         };
-        let select = self.tools.statements.select.get()?;
-        let mut found = select.query((partition.0, key.as_bytes()))?;
-        let (id, row) = match found.next()? {
-            None => (None, None),
-            Some(columns) => {
-                let id = columns.get(0)?;
-                let bytes = columns.get_ref(1)?.as_blob()?;
-                match row::decode_with_state(key, bytes) {
-                    Ok(row) => {
+        let item = (partition.0, key.as_bytes());
+        let statements = &mut self.tools.statements;
+        let place = match self.unfiled.place(partition, key) {
+            Some(_) if self.gone.contains(vacant.key()) => None,
+            place => place,
+        };
+        let (id, bytes_at) = (0, 1);
+        let mut found = match place {
+            Some(id) => statements.select_at.get()?.query([id])?,
+            None => statements.select.get()?.query(item)?,
+        };
+        let found = match (place, found.next()?) {
+            (None, None) => None,
+            (Some(id), None) => Some((id, Err(Damage::Gone))),
+            (_, Some(columns)) => {
+                let row = match columns.get_ref(bytes_at)?.as_blob_or_null()? {
+                    None => Err(Damage::Gone),
+                    Some(bytes) => {
                         self.bytes += bytes.len();
-                        (Some(id), Some(row))
+                        row::decode_with_state(key, bytes)
                     }
-                    Err(damage) => return Ok(Err(Unreadable { id, damage })),
-                }
+                };
+                Some((columns.get(id)?, row))
             }
+        };
+        let (id, row) = match found {
+            None => (None, None),
+            Some((id, Ok(row))) => (Some(id), Some(row)),
+            Some((id, Err(damage))) => return Ok(Err(Unreadable { id, damage })),
         };
         Ok(Ok(vacant.insert(Held {
             id,
             row,
             changed: false,
         })))
-    }
-
-    /// Whether the transaction holds the row.
-    fn is_held(&self, partition: Partition, key: &ItemKey) -> bool {
-        !self.rows.is_empty() && self.rows.contains_key(&(partition, key.clone()))
     }
 
     /// Holds a row no longer that was only looked at: the next who wants it reads
@@ -268,24 +297,6 @@ impl<'t, 'c> Batch<'t, 'c> {
         hints: &[NodeId],
         shared: &Shared,
     ) -> rusqlite::Result<Result<StoreReply, StoreError>> {
-        let is_unknown =
-            !self.is_held(partition, key) && shared.states.get(partition, key).is_err();
-        if is_unknown {
-            let made = if self.tools.hunch.expects_absence() {
-                self.make_new(partition, key, mutation, hints)?
-            } else {
-                None
-            };
-            // What cannot be read is there.
-            let was_absent = made.is_some()
-                || self
-                    .hold(partition, key)?
-                    .is_ok_and(|held| held.id.is_none());
-            self.tools.hunch.learn(!was_absent);
-            if let Some(reply) = made {
-                return Ok(Ok(reply));
-            }
-        }
         let held = match self.hold(partition, key)? {
             Ok(held) => held,
             Err(unreadable) => {
@@ -324,45 +335,6 @@ impl<'t, 'c> Batch<'t, 'c> {
             mended: false,
         });
         Ok(Ok(StoreReply::Updated(outcome, leaf)))
-    }
-
-    /// Makes a row of a change to none. Nothing is done, and none returned, when the
-    /// change makes no row that could be kept, or the table has one.
-    fn make_new(
-        &mut self,
-        partition: Partition,
-        key: &ItemKey,
-        mutation: &Mutation,
-        hints: &[NodeId],
-    ) -> rusqlite::Result<Option<StoreReply>> {
-        let (Some(row), outcome) = apply(None, mutation.clone()) else {
-            return Ok(None);
-        };
-        if !row.set.is_well_formed() {
-            return Ok(None);
-        }
-        let state = row.set.hash();
-        let Tools {
-            statements, buffer, ..
-        } = &mut *self.tools;
-        row::encode(key, &row, state, buffer);
-        let insert = statements.insert.get()?;
-        let made = insert.execute((partition.0, key.as_bytes(), &buffer[..]))?;
-        if made == 0 {
-            return Ok(None);
-        }
-        self.other_pages += 2 + buffer.len() as u64 / PAGE_BYTES;
-        if is_taken(&outcome) {
-            self.add_hints(partition, key, hints)?;
-        }
-        let leaf = LeafChange {
-            partition,
-            key: key.clone(),
-            before: None,
-            after: Some(state),
-            mended: false,
-        };
-        Ok(Some(StoreReply::Updated(outcome, Some(leaf))))
     }
 
     /// Puts a peer's whole state in the place of a row that cannot be read; any
@@ -522,9 +494,7 @@ impl<'t, 'c> Batch<'t, 'c> {
     fn forget_damaged(&mut self, partition: Partition, key: &ItemKey) -> rusqlite::Result<()> {
         if let Err(Unreadable { id, damage }) = self.hold(partition, key)? {
             tracing::error!(partition = partition.0, ?key, %damage, "a row that nobody else has is given up");
-            self.connection()
-                .prepare_cached("DELETE FROM items WHERE id = ?1")?
-                .execute([id])?;
+            self.delete(id, partition, key)?;
             self.connection()
                 .prepare_cached("DELETE FROM hints WHERE partition = ?1 AND key = ?2")?
                 .execute((partition.0, key.as_bytes()))?;
@@ -533,48 +503,126 @@ impl<'t, 'c> Batch<'t, 'c> {
         Ok(())
     }
 
+    /// Takes a row from the table, and from the index if that knows it.
+    fn delete(&mut self, id: i64, partition: Partition, key: &ItemKey) -> rusqlite::Result<()> {
+        let connection = self.connection();
+        connection
+            .prepare_cached("DELETE FROM items WHERE id = ?1")?
+            .execute([id])?;
+        connection
+            .prepare_cached("DELETE FROM places WHERE partition = ?1 AND key = ?2")?
+            .execute((partition.0, key.as_bytes()))?;
+        self.gone.push((partition, key.clone()));
+        Ok(())
+    }
+
+    /// Whether the row went in this transaction.
+    fn is_gone(&self, partition: Partition, key: &ItemKey) -> bool {
+        let mut gone = self.gone.iter();
+        gone.any(|(of, gone)| *of == partition && gone == key)
+    }
+
+    /// Tells the index of rows, if too many are unknown to it. Returns them.
+    fn file(&mut self, shared: &Shared) -> rusqlite::Result<Vec<Unfiling>> {
+        let mut due = self.unfiled.due(self.tools.hand.as_ref());
+        if !self.gone.is_empty() {
+            due.retain(|row| !self.is_gone(row.partition, &row.key));
+        }
+        let Some(last) = due.last() else {
+            return Ok(due);
+        };
+        let hand = (last.partition, last.key.clone());
+        let connection = self.connection();
+        let file = self.tools.statements.file.get()?;
+        for Unfiling {
+            partition, key, id, ..
+        } in &due
+        {
+            if file.execute((partition.0, key.as_bytes(), id))? == 0 {
+                // It was looked for in vain once, and made anew.
+                shared.suspect_text(
+                    file_of(*partition, shared.files()),
+                    "the index knows an older row of an item",
+                );
+                connection
+                    .prepare_cached(
+                        "UPDATE places SET id = ?3 WHERE partition = ?1 AND key = ?2",
+                    )?
+                    .execute((partition.0, key.as_bytes(), id))?;
+            }
+        }
+        self.tools.hand = Some(hand);
+        self.tools.filed_since_note += due.len();
+        if self.tools.filed_since_note >= self.unfiled.bounds().rows_a_note() {
+            // Rows of this transaction come after all that there are.
+            let least = self.unfiled.least_id(&due).unwrap_or(self.tools.next_id);
+            file::set_number(connection, FILED_BELOW, least.cast_unsigned())?;
+            self.tools.filed_since_note = 0;
+        }
+        Ok(due)
+    }
+
     /// Writes the changed rows, in the order of their keys so that neighbours
-    /// meet the same pages. Returns about how many pages changed.
-    pub fn write(self) -> rusqlite::Result<u64> {
-        let Tools {
-            statements, buffer, ..
-        } = self.tools;
-        let mut pages = 2 + self.other_pages;
-        for ((partition, key), held) in &self.rows {
+    /// meet the same pages, and files what is due.
+    pub fn write(mut self, shared: &Shared) -> rusqlite::Result<Written> {
+        // First, so that a row which goes is taken from the index as well.
+        let filed = self.file(shared)?;
+        let mut pages = 2 + self.other_pages + (filed.len() as u64).div_ceil(FILED_A_PAGE);
+        let mut made = Vec::new();
+        for ((partition, key), held) in std::mem::take(&mut self.rows) {
             if !held.changed {
                 continue;
             }
-            match (held.id, &held.row) {
-                (None, None) => {}
-                (Some(id), None) => {
-                    statements
-                        .connection
-                        .prepare_cached("DELETE FROM items WHERE id = ?1")?
-                        .execute([id])?;
+            let Some((row, state)) = &held.row else {
+                if let Some(id) = held.id {
+                    self.delete(id, partition, &key)?;
                     pages += 2;
                 }
-                (Some(id), Some((row, state))) => {
-                    row::encode(key, row, *state, buffer);
-                    statements.update.get()?.execute((id, &buffer[..]))?;
-                    pages += 1 + buffer.len() as u64 / PAGE_BYTES;
-                }
-                (None, Some((row, state))) => {
-                    row::encode(key, row, *state, buffer);
-                    let insert = statements.insert.get()?;
-                    match insert.execute((partition.0, key.as_bytes(), &buffer[..]))? {
-                        1 => {}
-                        // It was looked for in vain: the index rots.
-                        made => return Err(rusqlite::Error::StatementChangedRows(made)),
-                    }
-                    pages += 2 + buffer.len() as u64 / PAGE_BYTES;
-                }
+                continue;
+            };
+            let Tools {
+                statements,
+                buffer,
+                next_id,
+                ..
+            } = &mut *self.tools;
+            row::encode(&key, row, *state, buffer);
+            pages += 1 + buffer.len() as u64 / PAGE_BYTES;
+            if let Some(id) = held.id
+                && statements.update.get()?.execute((id, &buffer[..]))? == 1
+            {
+                continue;
+            }
+            // A row that went from the table and is mended gets its id again.
+            let id = held.id.unwrap_or(*next_id);
+            statements
+                .insert
+                .get()?
+                .execute((id, partition.0, key.as_bytes(), &buffer[..]))?;
+            if held.id.is_none() {
+                *next_id += 1;
+                // It may have gone and come again.
+                self.gone.retain(|gone| (gone.0, &gone.1) != (partition, &key));
+                let bytes = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+                made.push(Unfiling {
+                    partition,
+                    key,
+                    id,
+                    bytes,
+                });
             }
         }
         // One huge row must not be held for the life of the store.
+        let buffer = &mut self.tools.buffer;
         if buffer.capacity() > MAX_BATCH_BYTES {
             *buffer = Vec::new();
         }
-        Ok(pages)
+        Ok(Written {
+            pages,
+            made,
+            filed,
+            gone: self.gone,
+        })
     }
 }
 

@@ -1,10 +1,12 @@
 //! One SQLite file: its schema, how connections to it are set, and what its
 //! errors mean.
 //!
-//! Schema 1 of `items-NN.db`:
+//! Schema 2 of `items-NN.db`:
 //!
 //! ```text
-//! items(id, partition, key, row)        rows, see row.rs; index on (partition, key)
+//! items(id, partition, key, row)        rows, see row.rs; an id is never given twice
+//! places(partition, key, id)            the index of their keys; it lacks the newest
+//!                                       rows, see unfiled.rs
 //! hints(sequence, target, partition, key)
 //!                                       an item held for another node; adding
 //!                                       one again gives it a new sequence
@@ -12,22 +14,26 @@
 //! store(name, number)                   what the store knows of itself
 //! ```
 //!
-//! Items lie in a rowid table with an index on their keys: for 1 KB values that
+//! Items lie in a rowid table in the order in which they came: for 1 KB values that
 //! is several times cheaper than `WITHOUT ROWID`, whose inner pages carry whole
-//! rows (benches/store.rs measures both).
+//! rows (benches/store.rs measures both). The index is a table of its own, because
+//! SQLite keeps one of its own making up to date with every row.
+//!
+//! Schema 1 had `items_by_key`, an index of SQLite's on (partition, key), in its place.
 //!
 //! 64-bit unsigned numbers are stored as the signed ones with the same bits.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
 
 use super::{Durability, OpenError, log_writes};
 use crate::protocol::effect::StoreError;
 
-/// The schema that this code writes; older ones would be migrated at open.
-pub const SCHEMA_VERSION: i64 = 1;
+/// The schema that this code writes; older ones are migrated at open.
+pub const SCHEMA_VERSION: i64 = 2;
 
 /// Marks a database as one of ours: `knfd`.
 const APPLICATION_ID: i64 = 0x6b6e_6664;
@@ -57,7 +63,11 @@ const SCHEMA: &str = "
         partition INTEGER NOT NULL,
         key BLOB NOT NULL,
         row BLOB NOT NULL);
-    CREATE UNIQUE INDEX items_by_key ON items(partition, key);
+    CREATE TABLE places(
+        partition INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        id INTEGER NOT NULL,
+        PRIMARY KEY(partition, key)) WITHOUT ROWID;
     CREATE TABLE hints(
         sequence INTEGER PRIMARY KEY AUTOINCREMENT,
         target INTEGER NOT NULL,
@@ -67,6 +77,21 @@ const SCHEMA: &str = "
     CREATE INDEX hints_by_target ON hints(target);
     CREATE TABLE meta(name TEXT PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE store(name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+/// Makes schema 2 of schema 1.
+const MIGRATION: &str = "
+    CREATE TABLE places(
+        partition INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        id INTEGER NOT NULL,
+        PRIMARY KEY(partition, key)) WITHOUT ROWID;
+    INSERT OR IGNORE INTO places SELECT partition, key, id FROM items INDEXED BY items_by_key
+        ORDER BY partition, key;
+    DROP INDEX items_by_key;
+    INSERT INTO store(name, number)
+        SELECT 'filed_below', ifnull(max(id), 0) + 1 FROM items;
+    PRAGMA user_version = 2;
 ";
 
 /// The name of a file of the store.
@@ -83,11 +108,14 @@ pub fn mark_path(data_dir: &Path, file: u32) -> PathBuf {
 pub enum Kind {
     /// Nothing is in it yet.
     Empty,
-    /// One of ours, of a schema that this code knows.
+    /// One of ours, of this schema.
     Ours,
+    /// One of ours, of an earlier schema.
+    Older,
 }
 
-/// Opens the one connection that writes to a file; makes the file if need be.
+/// Opens the one connection that writes to a file; makes the file if need be, and brings
+/// one of an earlier schema to this one.
 ///
 /// It syncs every commit, whatever the store's durability: see [`set_durability`].
 pub fn open_writer(path: &Path, max_bytes: Option<u64>) -> Result<(Connection, Kind), OpenError> {
@@ -99,8 +127,8 @@ pub fn open_writer(path: &Path, max_bytes: Option<u64>) -> Result<(Connection, K
         Connection::open_with_flags(path, flags)
     };
     let connection = connection.map_err(sqlite)?;
-    let kind = kind(&connection, path)?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
+    let mut kind = kind(&connection, path)?;
+    set_up(&connection).map_err(sqlite)?;
     connection
         .execute_batch(&format!(
             "PRAGMA page_size = {PAGE_BYTES};
@@ -120,6 +148,10 @@ pub fn open_writer(path: &Path, max_bytes: Option<u64>) -> Result<(Connection, K
             .execute_batch(&format!("PRAGMA max_page_count = {pages}"))
             .map_err(sqlite)?;
     }
+    if let Kind::Older = kind {
+        migrate(&connection, path).map_err(sqlite)?;
+        kind = Kind::Ours;
+    }
     Ok((connection, kind))
 }
 
@@ -129,7 +161,7 @@ pub fn open_reader(path: &Path, cache_kib: i64) -> Result<Connection, OpenError>
     let sqlite = |source| OpenError::sqlite(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
+    set_up(&connection).map_err(sqlite)?;
     connection
         .execute_batch(&format!(
             "PRAGMA cache_size = -{cache_kib};
@@ -155,6 +187,16 @@ pub fn open_mover(path: &Path) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
+/// What holds for every connection that is asked the same again and again.
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // One plan for each statement. Otherwise SQLite compiles a join anew whenever other
+    // values are bound to it, which costs more than the join.
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+        .map(drop)
+}
+
 fn kind(connection: &Connection, path: &Path) -> Result<Kind, OpenError> {
     let number = |sql: &str| -> Result<i64, OpenError> {
         connection
@@ -168,12 +210,29 @@ fn kind(connection: &Connection, path: &Path) -> Result<Kind, OpenError> {
             found: version,
             known: SCHEMA_VERSION,
         }),
+        APPLICATION_ID if version < SCHEMA_VERSION => Ok(Kind::Older),
         APPLICATION_ID => Ok(Kind::Ours),
         0 if number("SELECT count(*) FROM sqlite_schema")? == 0 => Ok(Kind::Empty),
         _ => Err(OpenError::NotOurs {
             path: path.to_owned(),
         }),
     }
+}
+
+/// Brings a file of schema 1 to this one, in one transaction.
+fn migrate(connection: &Connection, path: &Path) -> rusqlite::Result<()> {
+    tracing::warn!(
+        path = %path.display(),
+        "the index of a file is made anew, as this release has it; this takes some seconds for \
+         each million items"
+    );
+    // The index of a large file does not fit the cache.
+    connection.execute_batch("PRAGMA cache_spill = ON")?;
+    let transaction = connection.unchecked_transaction()?;
+    transaction.execute_batch(MIGRATION)?;
+    transaction.commit()?;
+    checkpoint(connection, true)?;
+    connection.execute_batch("PRAGMA cache_spill = OFF")
 }
 
 /// Makes the tables and the first numbers of an empty file, in one transaction.

@@ -184,8 +184,13 @@ impl Here {
             let file = file_of(partition, seats.len());
             let seat = &mut seats[file as usize];
             let watch = Stopwatch::start();
+            // Asked before the snapshot is, see unfiled.rs.
+            let place = self.shared.unfiled[file as usize].place(partition, key);
             let reply = match seat.hold(&self.tides[file as usize]) {
-                Ok(()) => self.shared.read(&seat.connection, partition, key, part),
+                Ok(()) => {
+                    let item = (partition, key, place);
+                    self.shared.read(&seat.connection, item, part)
+                }
                 Err(error) => Err(self.shared.meaning(file, &error)),
             };
             self.pace.note(watch.elapsed_ns() / 1_000);

@@ -27,7 +27,6 @@ mod batch;
 mod checkpoints;
 mod file;
 mod here;
-mod hunch;
 mod log;
 mod log_writes;
 mod open;
@@ -40,6 +39,7 @@ mod suspicion;
 #[cfg(test)]
 mod tests;
 mod tools;
+mod unfiled;
 mod walk;
 mod writer;
 
@@ -63,6 +63,7 @@ use self::queue::{Queue, Refused};
 use self::reader::{Part, Query, Reader, Survey};
 use self::states::States;
 use self::suspicion::Suspicion;
+use self::unfiled::Unfiled;
 use self::writer::{Job, Look, Post, Work, Writer};
 use super::{Done, Figures, Store};
 use crate::protocol::effect::{StoreError, StoreReply, StoreRequest};
@@ -112,6 +113,8 @@ pub(crate) struct Shared {
     on_failed_commit: Option<OnFailedCommit>,
     suspicion: Suspicion,
     states: States,
+    /// By file.
+    unfiled: Vec<Unfiled>,
     replaced: AtomicBool,
     /// Held while the store is open: locks the directory.
     lock: Mutex<Option<File>>,
@@ -168,7 +171,7 @@ impl SqliteStore {
         let dir = &options.data_dir;
         let lock = lock(dir)?;
         let Opened {
-            connections,
+            files: opened,
             replaced,
         } = open_files(&options)?;
         if replaced {
@@ -178,21 +181,28 @@ impl SqliteStore {
         }
         let first = file::path(dir, 0);
         let incarnation =
-            wake(&connections[0], &options).map_err(|source| OpenError::sqlite(&first, source))?;
+            wake(&opened[0].0, &options).map_err(|source| OpenError::sqlite(&first, source))?;
+        let files = opened.len() as u32;
+        let mut connections = Vec::new();
+        let mut unfiled = Vec::new();
+        for (connection, loaded) in opened {
+            connections.push((connection, loaded.next_id));
+            unfiled.push(loaded.unfiled);
+        }
         let shared = Arc::new(Shared {
-            files: connections.len() as u32,
+            files,
             incarnation: AtomicU64::new(incarnation),
             commits: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
             batch_sizes: Default::default(),
             on_failed_commit: options.on_failed_commit.clone(),
-            suspicion: Suspicion::new(dir, connections.len()),
+            suspicion: Suspicion::new(dir, files as usize),
             states: States::default(),
+            unfiled,
             replaced: AtomicBool::new(replaced),
             lock: Mutex::new(Some(lock)),
         });
-        let files = connections.len() as u32;
         let queries = Arc::new(Queue::new(options.max_queued_reads, usize::MAX));
         let surveys = Arc::new(Queue::new(MAX_QUEUED_SURVEYS, usize::MAX));
         let mut readers = Vec::new();
@@ -213,7 +223,9 @@ impl SqliteStore {
         let here = Arc::new(Here::open(dir, files, shared.clone())?);
         let (checkpointer, checkpoints) = Checkpointer::open(dir, files)?;
         let mut writers = Vec::new();
-        for ((connection, checkpoints), file) in connections.into_iter().zip(checkpoints).zip(0..) {
+        for (((connection, next_id), checkpoints), file) in
+            connections.into_iter().zip(checkpoints).zip(0..)
+        {
             file::set_durability(&connection, options.durability)
                 .map_err(|source| OpenError::sqlite(&file::path(dir, file), source))?;
             let post = Post {
@@ -224,6 +236,7 @@ impl SqliteStore {
                     options.max_queued_change_bytes,
                 )),
                 shared: shared.clone(),
+                next_id,
                 here: here.clone(),
                 checkpoints,
             };

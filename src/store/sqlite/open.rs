@@ -16,6 +16,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::file::{self, Kind};
 use super::repair::{self, Found};
+use super::unfiled::{self, Bounds, Loaded};
 use crate::protocol::effect::StoreError;
 
 /// How many files a store has at most: each costs a thread and, with every
@@ -67,6 +68,8 @@ pub struct Options {
     /// Per file.
     pub max_queued_change_bytes: usize,
     pub max_queued_reads: usize,
+    /// Per file: how many rows the index may lack, see unfiled.rs.
+    pub max_unfiled_rows: usize,
     /// Changes that would make a file larger are answered
     /// [`StoreError::Full`].
     pub max_file_bytes: Option<u64>,
@@ -86,6 +89,7 @@ impl Options {
             max_queued_changes: MAX_QUEUED_CHANGES,
             max_queued_change_bytes: MAX_QUEUED_CHANGE_BYTES,
             max_queued_reads: MAX_QUEUED_READS,
+            max_unfiled_rows: unfiled::MAX_ROWS,
             max_file_bytes: None,
             on_failed_commit: None,
         }
@@ -194,7 +198,7 @@ pub fn lock(dir: &Path) -> Result<File, OpenError> {
 
 /// Every file, in a state that can be served from.
 pub struct Opened {
-    pub connections: Vec<Connection>,
+    pub files: Vec<(Connection, Loaded)>,
     /// Whether items are missing that the store once held, and that the peers must
     /// send again.
     pub replaced: bool,
@@ -245,7 +249,7 @@ pub fn open_files(options: &Options) -> Result<Opened, OpenError> {
     if forgot || !replace.is_empty() {
         replace_files(options, &mut found, &replace)?;
     }
-    let mut connections = Vec::new();
+    let mut files = Vec::new();
     for (found, file) in found.into_iter().zip(0u32..) {
         let numbers = [
             ("store", plan.store),
@@ -257,9 +261,17 @@ pub fn open_files(options: &Options) -> Result<Opened, OpenError> {
         ];
         // Only file 0 knows of the store as a whole.
         let numbers = if file == 0 { &numbers } else { &numbers[..3] };
-        let connection = match found {
-            Found::Sound { connection, .. } => connection,
-            _ => make(dir, file, options.max_file_bytes, numbers)?,
+        let (connection, loaded) = match found {
+            Found::Sound {
+                connection, loaded, ..
+            } => (connection, loaded),
+            _ => {
+                let connection = make(dir, file, options.max_file_bytes, numbers)?;
+                let bounds = Bounds {
+                    max_rows: options.max_unfiled_rows,
+                };
+                (connection, Loaded::nothing(bounds))
+            }
         };
         // Earlier releases wrote this into file 0 alone, and with it it was lost.
         let sqlite = |source| OpenError::sqlite(&file::path(dir, file), source);
@@ -269,16 +281,13 @@ pub fn open_files(options: &Options) -> Result<Opened, OpenError> {
         {
             file::set_number(&connection, "files", u64::from(plan.files)).map_err(sqlite)?;
         }
-        connections.push(connection);
+        files.push((connection, loaded));
     }
     let first = file::path(dir, 0);
     let sqlite = |source| OpenError::sqlite(&first, source);
-    let replaced = file::number(&connections[0], "replaced").map_err(sqlite)? == Some(1);
+    let replaced = file::number(&files[0].0, "replaced").map_err(sqlite)? == Some(1);
     repair::unmark(dir, plan.files)?;
-    Ok(Opened {
-        connections,
-        replaced,
-    })
+    Ok(Opened { files, replaced })
 }
 
 /// What the files say together.

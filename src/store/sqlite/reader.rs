@@ -77,6 +77,13 @@ pub enum Survey {
     },
 }
 
+/// A hint, without the row that it is for.
+struct Noted {
+    id: HintId,
+    partition: Partition,
+    key: ItemKey,
+}
+
 /// One reading thread's state.
 pub struct Reader {
     /// By file.
@@ -91,36 +98,35 @@ impl Reader {
     /// Answers queries until the queue is closed and empty.
     pub fn run(self) {
         let mut queries = VecDeque::with_capacity(self.max_batch);
-        let mut open = vec![false; self.connections.len()];
+        // By file, while a snapshot is open: what `Unfiled::forgotten` said before it.
+        let mut open = vec![None; self.connections.len()];
         while self.queue.take(self.max_batch, &mut queries) {
             let share = queries.len() > 1;
             for query in queries.drain(..) {
                 self.answer(query, share, &mut open);
             }
             for (connection, open) in self.connections.iter().zip(&mut open) {
-                if std::mem::take(open) {
-                    let ended = connection
-                        .prepare_cached("COMMIT")
-                        .and_then(|mut end| end.execute([]));
-                    if let Err(error) = ended {
-                        tracing::error!(%error, "a snapshot did not end");
-                    }
-                }
+                end_snapshot(connection, open);
             }
         }
     }
 
-    fn answer(&self, query: Query, share: bool, open: &mut [bool]) {
-        let share = share || matches!(query, Query::Survey { .. });
+    fn answer(&self, query: Query, share: bool, open: &mut [Option<u64>]) {
         // A snapshot is taken at the first read after BEGIN, which is after the
-        // query was submitted.
+        // query was submitted, and after its row was looked for among those that are
+        // not filed (unfiled.rs).
         let mut begin = |file: usize| -> Result<(), StoreError> {
-            if share && !open[file] {
-                self.connections[file]
+            let (connection, open) = (&self.connections[file], &mut open[file]);
+            let forgotten = self.shared.unfiled[file].forgotten();
+            if open.is_some_and(|before| before != forgotten) {
+                end_snapshot(connection, open);
+            }
+            if share && open.is_none() {
+                connection
                     .prepare_cached("BEGIN")
                     .and_then(|mut begin| begin.execute([]))
                     .map_err(|error| self.shared.meaning(file as u32, &error))?;
-                open[file] = true;
+                *open = Some(forgotten);
             }
             Ok(())
         };
@@ -133,8 +139,9 @@ impl Reader {
             } => {
                 let file = file_of(partition, self.connections.len()) as usize;
                 let connection = &self.connections[file];
-                let reply =
-                    begin(file).and_then(|()| self.shared.read(connection, partition, &key, part));
+                let place = self.shared.unfiled[file].place(partition, &key);
+                let item = (partition, &key, place);
+                let reply = begin(file).and_then(|()| self.shared.read(connection, item, part));
                 answer.give(reply);
             }
             Query::Survey {
@@ -143,8 +150,7 @@ impl Reader {
                 answer,
             } => {
                 let file = file_of(partition, self.connections.len()) as usize;
-                let reply = begin(file).and_then(|()| self.survey(file, partition, &survey));
-                answer.give(reply);
+                answer.give(self.survey(file, partition, &survey));
             }
             Query::Hints {
                 target,
@@ -174,27 +180,74 @@ impl Reader {
         partition: Partition,
         survey: &Survey,
     ) -> Result<StoreReply, StoreError> {
-        let walk = Walk::new(&self.connections[file], &self.shared, partition);
-        let reply = walk.and_then(|mut walk| match survey {
-            Survey::Leaves {
-                buckets,
-                width,
-                limit,
-            } => walk.leaves(buckets, *width, *limit),
-            Survey::ReadMany { keys, max_bytes } => walk.read_many(keys, *max_bytes),
-            Survey::Scan {
-                after,
-                limit,
-                max_bytes,
-            } => walk.scan(after.as_ref(), *limit, *max_bytes),
-        });
-        reply.map_err(|error| self.shared.meaning(file as u32, &error))
+        let connection = &self.connections[file];
+        let walk = || -> rusqlite::Result<StoreReply> {
+            let mut walk = Walk::new(connection, &self.shared, partition)?;
+            match survey {
+                Survey::Leaves {
+                    buckets,
+                    width,
+                    limit,
+                } => walk.leaves(buckets, *width, *limit),
+                Survey::ReadMany { keys, max_bytes } => walk.read_many(keys, *max_bytes),
+                Survey::Scan {
+                    after,
+                    limit,
+                    max_bytes,
+                } => walk.scan(after.as_ref(), *limit, *max_bytes),
+            }
+        };
+        walk().map_err(|error| self.shared.meaning(file as u32, &error))
     }
 
     /// Takes hints from the files in turn, so that none waits for another to be
     /// emptied. A hint whose row is damaged is passed over and stays: the item
     /// is neither delivered nor forgotten.
     fn hints(&self, target: NodeId, limit: usize) -> Result<Vec<Hint>, StoreError> {
+        let mut hints = Vec::new();
+        let mut after = vec![0; self.connections.len()];
+        loop {
+            let wanted = limit - hints.len();
+            let noted = self.noted(target, &mut after, wanted)?;
+            let is_last = noted.len() < wanted;
+            hints.extend(noted.into_iter().filter_map(|noted| self.with_row(noted)));
+            if is_last || hints.len() >= limit {
+                return Ok(hints);
+            }
+        }
+    }
+
+    /// The hint; none when its row cannot be read.
+    fn with_row(&self, noted: Noted) -> Option<Hint> {
+        let Noted { id, partition, key } = noted;
+        let file = id.file as usize;
+        // A snapshot for each, taken after this.
+        let place = self.shared.unfiled[file].place(partition, &key);
+        let item = (partition, &key, place);
+        let read = self
+            .shared
+            .read_row(&self.connections[file], item, row::decode);
+        match read {
+            Ok(row) => Some(Hint {
+                id,
+                partition,
+                key,
+                row,
+            }),
+            Err(error) => {
+                tracing::error!(%error, ?id, "a hint is passed over");
+                None
+            }
+        }
+    }
+
+    /// Hints without their rows, after these sequences by file, which it moves on.
+    fn noted(
+        &self,
+        target: NodeId,
+        after: &mut [i64],
+        limit: usize,
+    ) -> Result<Vec<Noted>, StoreError> {
         let in_file = |file| move |error| self.shared.meaning(file, &error);
         let mut statements = self
             .connections
@@ -203,7 +256,7 @@ impl Reader {
             .map(|(connection, file)| {
                 let hints = connection.prepare_cached(
                     "SELECT sequence, partition, key FROM hints
-                     WHERE target = ?1 ORDER BY sequence",
+                     WHERE target = ?1 AND sequence > ?2 ORDER BY sequence",
                 );
                 hints.map_err(in_file(file))
             })
@@ -212,43 +265,32 @@ impl Reader {
             .iter_mut()
             .zip(0u32..)
             .map(|(statement, file)| {
-                let rows = statement.query([target.0.cast_signed()]);
+                let rows = statement.query((target.0.cast_signed(), after[file as usize]));
                 Ok((file, rows.map_err(in_file(file))?))
             })
             .collect::<Result<VecDeque<_>, StoreError>>()?;
-        let mut hints = Vec::new();
-        while hints.len() < limit
+        let mut noted = Vec::new();
+        while noted.len() < limit
             && let Some((file, mut rows)) = files.pop_front()
         {
             let Some(found) = rows.next().map_err(in_file(file))? else {
                 continue;
             };
             let (sequence, item) = named(found).map_err(in_file(file))?;
+            after[file as usize] = sequence;
             if let Some((partition, key)) = item {
-                // The open cursor holds the file's snapshot: the row is the one
-                // of the hint's moment.
-                let connection = &self.connections[file as usize];
-                match self
-                    .shared
-                    .read_row(connection, partition, &key, row::decode)
-                {
-                    Ok(row) => hints.push(Hint {
-                        id: HintId { file, sequence },
-                        partition,
-                        key,
-                        row,
-                    }),
-                    Err(error) => {
-                        tracing::error!(%error, ?target, sequence, "a hint is passed over");
-                    }
-                }
+                noted.push(Noted {
+                    id: HintId { file, sequence },
+                    partition,
+                    key,
+                });
             } else {
                 self.shared.count_damage();
                 tracing::error!(file, sequence, "a hint names no item; it is passed over");
             }
             files.push_back((file, rows));
         }
-        Ok(hints)
+        Ok(noted)
     }
 
     fn count_hints(&self) -> Result<Vec<(NodeId, u64)>, StoreError> {
@@ -283,49 +325,75 @@ fn named(found: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, Option<(Partition,
 }
 
 impl Shared {
-    /// Answers a read of one row.
+    /// Answers a read of one row. `place` is what `Unfiled::place` said of it before the
+    /// connection's snapshot was taken, or seen to be fresh.
     pub(super) fn read(
         &self,
         connection: &Connection,
-        partition: Partition,
-        key: &ItemKey,
+        item: (Partition, &ItemKey, Option<i64>),
         part: Part,
     ) -> Result<StoreReply, StoreError> {
         match part {
             Part::Whole => self
-                .read_row(connection, partition, key, row::decode_with_state)
+                .read_row(connection, item, row::decode_with_state)
                 .map(StoreReply::Row),
             Part::State => self
-                .read_row(connection, partition, key, row::state)
+                .read_row(connection, item, row::state)
                 .map(StoreReply::State),
         }
     }
 
-    /// What `decode` makes of a row's bytes.
+    /// What `decode` makes of a row's bytes. For the item see [`Shared::read`].
     pub(super) fn read_row<T>(
         &self,
         connection: &Connection,
-        partition: Partition,
-        key: &ItemKey,
+        (partition, key, place): (Partition, &ItemKey, Option<i64>),
         decode: impl Fn(&ItemKey, &[u8]) -> Result<T, row::Damage>,
     ) -> Result<Option<T>, StoreError> {
+        let file = file_of(partition, self.files as usize);
         let read = || -> rusqlite::Result<Option<Result<T, row::Damage>>> {
-            let mut statement = connection
-                .prepare_cached("SELECT row FROM items WHERE partition = ?1 AND key = ?2")?;
+            if let Some(id) = place {
+                let mut statement =
+                    connection.prepare_cached("SELECT row FROM items WHERE id = ?1")?;
+                let mut rows = statement.query([id])?;
+                if let Some(found) = rows.next()? {
+                    return Ok(Some(decode(key, found.get_ref(0)?.as_blob()?)));
+                }
+                // The snapshot is older than the row, or younger than its end.
+            }
+            let mut statement = connection.prepare_cached(
+                "SELECT i.row FROM places p LEFT JOIN items i ON i.id = p.id
+                 WHERE p.partition = ?1 AND p.key = ?2",
+            )?;
             let mut rows = statement.query((partition.0, key.as_bytes()))?;
             match rows.next()? {
                 None => Ok(None),
-                Some(found) => Ok(Some(decode(key, found.get_ref(0)?.as_blob()?))),
+                Some(found) => Ok(Some(match found.get_ref(0)?.as_blob_or_null()? {
+                    Some(bytes) => decode(key, bytes),
+                    None => Err(row::Damage::Gone),
+                })),
             }
         };
-        let row = read().map_err(|error| {
-            let file = file_of(partition, self.files as usize);
-            self.meaning(file, &error)
-        })?;
+        let row = read().map_err(|error| self.meaning(file, &error))?;
         row.transpose().map_err(|damage| {
+            if matches!(damage, row::Damage::Gone) {
+                self.suspect_text(file, "the index leads to a row that is not in the table");
+            }
             self.note_damage(partition, key, &damage);
             damage.at(key)
         })
+    }
+}
+
+/// Ends a reading thread's snapshot, if one is open.
+fn end_snapshot(connection: &Connection, open: &mut Option<u64>) {
+    if open.take().is_some() {
+        let ended = connection
+            .prepare_cached("COMMIT")
+            .and_then(|mut end| end.execute([]));
+        if let Err(error) = ended {
+            tracing::error!(%error, "a snapshot did not end");
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 //! to be filled again.
 //!
 //! How a file comes to be set aside: it is not empty and no database, or SQLite
-//! finds it corrupt as it is opened; it is empty although it held items; or it was
+//! finds it corrupt as it is opened; its newest rows name no items; it is empty although it held items; or it was
 //! marked (suspicion.rs), or its log had lost commits (log.rs), and an integrity
 //! check finds it damaged. A file that is gone altogether was perhaps not mounted:
 //! that ends the opening, unless its mark is there.
@@ -22,6 +22,7 @@ use rusqlite::Connection;
 
 use super::file::{self, Kind};
 use super::suspicion::is_damage;
+use super::unfiled::{self, Bounds, FILED_BELOW, Loaded};
 use super::{MAX_FILES, OpenError, Options, log};
 
 /// A file of the store as it was found.
@@ -31,7 +32,12 @@ pub enum Found {
     /// Nothing is in it.
     Empty,
     /// It can be served from. `lost` when commits were lost with its log.
-    Sound { connection: Connection, lost: bool },
+    Sound {
+        connection: Connection,
+        lost: bool,
+        /// What its index lacks.
+        loaded: Loaded,
+    },
     /// Beyond repair; why.
     Damaged(String),
 }
@@ -96,24 +102,56 @@ pub fn examine(options: &Options, file: u32) -> Result<Found, OpenError> {
     if let Kind::Empty = kind {
         return Ok(Found::Empty);
     }
-    if !lost && !file::mark_path(dir, file).exists() {
-        return Ok(Found::Sound { connection, lost });
-    }
-    tracing::warn!(path = %path.display(), "a file is checked; this reads all of it");
-    match check(&connection) {
-        Ok(None) => Ok(Found::Sound { connection, lost }),
-        Ok(Some(damage)) => Ok(Found::Damaged(damage)),
+    let is_suspect = lost || file::mark_path(dir, file).exists();
+    let look = || -> rusqlite::Result<Result<Loaded, String>> {
+        if is_suspect {
+            tracing::warn!(path = %path.display(), "a file is checked; this reads all of it");
+            if let Some(damage) = check(&connection)? {
+                return Ok(Err(damage));
+            }
+        }
+        let bounds = Bounds {
+            max_rows: options.max_unfiled_rows,
+        };
+        unfiled::load(&connection, bounds)
+    };
+    match look() {
+        Ok(Ok(loaded)) => Ok(Found::Sound {
+            connection,
+            lost,
+            loaded,
+        }),
+        Ok(Err(damage)) => Ok(Found::Damaged(damage)),
         Err(error) if is_damage(&error) => Ok(Found::Damaged(error.to_string())),
         Err(error) => Err(OpenError::sqlite(&path, error)),
     }
 }
 
-/// The first thing that is wrong with pages, tables or indexes.
+/// The first thing that is wrong with pages or tables, or between the index and the rows.
 fn check(connection: &Connection) -> rusqlite::Result<Option<String>> {
     let first = connection.query_row("PRAGMA integrity_check(1)", [], |row| {
         row.get::<_, String>(0)
     })?;
-    Ok((first != "ok").then_some(first))
+    if first != "ok" {
+        return Ok(Some(first));
+    }
+    let led_astray = connection
+        .prepare(
+            "SELECT 1 FROM places p LEFT JOIN items i ON i.id = p.id
+             WHERE i.id IS NULL OR i.partition <> p.partition OR i.key <> p.key",
+        )?
+        .exists([])?;
+    if led_astray {
+        return Ok(Some("the index leads to a row that is not the item's".into()));
+    }
+    let filed_below = file::number(connection, FILED_BELOW)?.unwrap_or(1);
+    let is_lacking = connection
+        .prepare(
+            "SELECT 1 FROM items i WHERE i.id < ?1 AND NOT EXISTS
+                 (SELECT 1 FROM places p WHERE p.partition = i.partition AND p.key = i.key)",
+        )?
+        .exists([filed_below.cast_signed()])?;
+    Ok(is_lacking.then(|| "a row is missing from the index".into()))
 }
 
 /// Which files a store has, as their names say, where file 0 cannot.

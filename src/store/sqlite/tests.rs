@@ -13,8 +13,9 @@ use crate::protocol::replica::Outcome;
 use crate::store::suite::{ask, hints, key, put, read, update, values, write};
 
 mod damage;
-mod guess;
+mod filing;
 mod log_writes;
+mod places;
 
 fn dir() -> TempDir {
     TempDir::new().expect("a directory")
@@ -23,6 +24,8 @@ fn dir() -> TempDir {
 fn options(dir: &Path, files: u32, fresh_incarnation: u64) -> Options {
     Options {
         files: Some(files),
+        // So few that nearly every change files some.
+        max_unfiled_rows: 3,
         ..Options::new(dir, fresh_incarnation)
     }
 }
@@ -421,14 +424,14 @@ fn files_that_are_missing_foreign_or_newer_are_named() {
         assert!(matches!(missing, Some(OpenError::Missing { .. })));
         let newer = refusal(&|dir| {
             let tool = tool(dir, number);
-            tool.execute_batch("PRAGMA user_version = 2").expect("sets");
+            tool.execute_batch("PRAGMA user_version = 3").expect("sets");
         });
         assert!(
             matches!(
                 newer,
                 Some(OpenError::Newer {
-                    found: 2,
-                    known: 1,
+                    found: 3,
+                    known: 2,
                     ..
                 })
             ),
@@ -515,6 +518,7 @@ fn a_commit_that_fails_breaks_the_file_off_and_is_told() {
         file: 0,
         durability: Durability::Commit,
         queue,
+        next_id: 1,
         shared: store.shared.clone(),
         here: store.here.clone(),
         checkpoints: checkpoints.expect("of the one file"),

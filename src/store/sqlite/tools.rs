@@ -1,5 +1,5 @@
-//! What a writer keeps from batch to batch: statements, what it expects of rows that
-//! it does not know, and room to encode them in.
+//! What a writer keeps from batch to batch: statements, how far it has filed, and room
+//! to encode rows in.
 //!
 //! Promises: each statement is prepared when it is first wanted, and then kept for as
 //! long as the connection is: to take a statement out of a cache and to put it back
@@ -8,7 +8,7 @@
 
 use rusqlite::{Connection, Statement};
 
-use super::hunch::Hunch;
+use crate::protocol::id::{ItemKey, Partition};
 
 /// One statement.
 pub struct Kept<'c> {
@@ -41,12 +41,16 @@ pub struct Statements<'c> {
     pub connection: &'c Connection,
     pub begin: Kept<'c>,
     pub commit: Kept<'c>,
-    /// Finds a row, and where it lies.
+    /// Finds a row, and where it lies, by the index.
     pub select: Kept<'c>,
-    /// Puts a row where none is, and otherwise changes nothing.
+    /// Finds a row by its id.
+    pub select_at: Kept<'c>,
+    /// Puts a row where none is.
     pub insert: Kept<'c>,
     /// Puts another row in the place of one.
     pub update: Kept<'c>,
+    /// Tells the index of a row, unless it knows another one of that key.
+    pub file: Kept<'c>,
 }
 
 impl<'c> Statements<'c> {
@@ -57,12 +61,14 @@ impl<'c> Statements<'c> {
             connection,
             begin: kept("BEGIN IMMEDIATE"),
             commit: kept("COMMIT"),
-            select: kept("SELECT id, row FROM items WHERE partition = ?1 AND key = ?2"),
-            insert: kept(
-                "INSERT INTO items(partition, key, row) VALUES(?1, ?2, ?3)
-                 ON CONFLICT(partition, key) DO NOTHING",
+            select: kept(
+                "SELECT p.id, i.row FROM places p LEFT JOIN items i ON i.id = p.id
+                 WHERE p.partition = ?1 AND p.key = ?2",
             ),
+            select_at: kept("SELECT id, row FROM items WHERE id = ?1"),
+            insert: kept("INSERT INTO items(id, partition, key, row) VALUES(?1, ?2, ?3, ?4)"),
             update: kept("UPDATE items SET row = ?2 WHERE id = ?1"),
+            file: kept("INSERT OR IGNORE INTO places(partition, key, id) VALUES(?1, ?2, ?3)"),
         }
     }
 }
@@ -70,17 +76,24 @@ impl<'c> Statements<'c> {
 /// All that is kept.
 pub struct Tools<'c> {
     pub statements: Statements<'c>,
-    pub hunch: Hunch,
+    /// The id of the next row that is made.
+    pub next_id: i64,
+    /// The row that was filed last.
+    pub hand: Option<(Partition, ItemKey)>,
+    /// How many rows were filed since that was noted.
+    pub filed_since_note: usize,
     /// Where rows are encoded.
     pub buffer: Vec<u8>,
 }
 
 impl<'c> Tools<'c> {
     /// Those of a writer that has done nothing yet.
-    pub fn new(connection: &'c Connection) -> Self {
+    pub fn new(connection: &'c Connection, next_id: i64) -> Self {
         Tools {
             statements: Statements::new(connection),
-            hunch: Hunch::default(),
+            next_id,
+            hand: None,
+            filed_since_note: 0,
             buffer: Vec::new(),
         }
     }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::batch::{Batch, Change, MAX_BATCH_BYTES, OVERHEAD_BYTES};
+use super::batch::{Batch, Change, MAX_BATCH_BYTES, OVERHEAD_BYTES, Written};
 use super::checkpoints::{Checkpoints, Failure, Progress};
 use super::file;
 use super::here::Here;
@@ -90,6 +90,8 @@ pub struct Post {
     pub durability: Durability,
     pub queue: Arc<Queue<Job>>,
     pub shared: Arc<Shared>,
+    /// The id of the next row that is made.
+    pub next_id: i64,
     /// Those who read beside it.
     pub here: Arc<Here>,
     /// Whoever moves the log meanwhile.
@@ -121,9 +123,9 @@ impl<'c> Writer<'c> {
     /// One that has done nothing yet.
     pub fn new(post: Post, connection: &'c Connection) -> Self {
         Writer {
+            tools: Tools::new(connection, post.next_id),
             post,
             connection,
-            tools: Tools::new(connection),
             broken: None,
             logged_pages: 0,
         }
@@ -150,8 +152,8 @@ impl<'c> Writer<'c> {
             return;
         }
         let failure = match self.transact(jobs.make_contiguous()) {
-            Ok(replies) => {
-                self.post.here.flow(self.post.file);
+            Ok((replies, written)) => {
+                self.tell(written);
                 replies.iter().for_each(|reply| self.note_states(reply));
                 for (job, reply) in jobs.drain(..replies.len()).zip(replies) {
                     job.answer.give(reply);
@@ -170,10 +172,20 @@ impl<'c> Writer<'c> {
             } else {
                 self.transact_alone(&job)
             };
-            self.post.here.flow(self.post.file);
             self.note_states(&reply);
             job.answer.give(reply);
         }
+    }
+
+    /// Tells those who look for rows what was committed: new rows before, and rows that
+    /// are filed or gone after snapshots that lack it count as fresh no more.
+    fn tell(&self, written: Written) {
+        let unfiled = &self.post.shared.unfiled[self.post.file as usize];
+        unfiled.add(written.made);
+        self.post.here.flow(self.post.file);
+        let filed = written.filed.iter().map(|row| (row.partition, &row.key));
+        let gone = written.gone.iter().map(|(partition, key)| (*partition, key));
+        unfiled.forget(filed.chain(gone));
     }
 
     /// Tells those who ask for states what a change left.
@@ -194,8 +206,15 @@ impl<'c> Writer<'c> {
             return Err(error.clone());
         }
         match self.transact(std::slice::from_ref(job)) {
-            Ok(mut replies) => replies.pop().expect("one change has one reply"),
-            Err(failure) => Err(self.after_failure(failure)),
+            Ok((mut replies, written)) => {
+                self.tell(written);
+                replies.pop().expect("one change has one reply")
+            }
+            Err(failure) => {
+                let error = self.after_failure(failure);
+                self.post.here.flow(self.post.file);
+                Err(error)
+            }
         }
     }
 
@@ -228,10 +247,11 @@ impl<'c> Writer<'c> {
     }
 
     /// Makes changes from the front in one transaction and commits it. Returns
-    /// one reply for each that it came to, at least one.
-    fn transact(&mut self, jobs: &[Job]) -> Result<Replies, RolledBack> {
+    /// one reply for each that it came to, at least one, and what those who read are to
+    /// be told before they are given.
+    fn transact(&mut self, jobs: &[Job]) -> Result<(Replies, Written), RolledBack> {
         let first = match &jobs[0].work {
-            Work::Look(look) => return Ok(vec![self.look(look)]),
+            Work::Look(look) => return Ok((vec![self.look(look)], Written::default())),
             Work::Change(first) => first,
         };
         let synced = matches!(first, Change::SetNumber(..));
@@ -245,7 +265,9 @@ impl<'c> Writer<'c> {
         };
         set_durability(Durability::Commit)?;
         self.begin().map_err(RolledBack::Work)?;
-        let mut batch = Batch::new(&mut self.tools);
+        let shared = &self.post.shared;
+        let unfiled = &shared.unfiled[self.post.file as usize];
+        let mut batch = Batch::new(&mut self.tools, unfiled);
         let mut replies = Vec::with_capacity(jobs.len());
         for Job { work, .. } in jobs {
             let full = batch.bytes() > MAX_BATCH_BYTES;
@@ -253,15 +275,20 @@ impl<'c> Writer<'c> {
             if !replies.is_empty() && (synced || work.is_apart() || full) {
                 break;
             }
-            let made = batch.make(change, &self.post.shared);
+            let made = batch.make(change, shared);
             replies.push(made.map_err(RolledBack::Work)?);
         }
-        let pages = batch.write().map_err(RolledBack::Work)?;
+        let written = batch.write(shared).map_err(RolledBack::Work)?;
         self.commit().map_err(RolledBack::Commit)?;
-        self.logged_pages += pages;
+        self.logged_pages += written.pages;
         self.post.shared.note_commit(replies.len());
-        set_durability(Durability::Os)?;
-        Ok(replies)
+        // What is committed is told in any case.
+        if let Err(RolledBack::Work(error) | RolledBack::Commit(error)) =
+            set_durability(Durability::Os)
+        {
+            self.break_off(&error);
+        }
+        Ok((replies, written))
     }
 
     fn begin(&mut self) -> rusqlite::Result<()> {

@@ -36,6 +36,14 @@ fn filled() -> TempDir {
         bytes: Bytes::from_static(b"of the node"),
     };
     ask(&*store, record).expect("keeps");
+    // Any change has the rows before it filed.
+    for partition in 0..2 {
+        let change = StoreRequest::ForgetDamaged {
+            partition: Partition(partition),
+            keys: vec![],
+        };
+        ask(&*store, change).expect("changes nothing");
+    }
     store.close();
     dir
 }

@@ -1,5 +1,5 @@
-//! A row that is made without looking for it first is the row that looking first
-//! makes, and so is what is answered: over random transactions.
+//! A store that files each row at once and one that files none do the same, and answer the
+//! same: over random transactions, rot, and files that are opened again.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -12,6 +12,8 @@ use crate::protocol::siblings::StateHash;
 use crate::store::row;
 use crate::store::sqlite::batch::Batch;
 use crate::store::sqlite::tools::Tools;
+use crate::store::sqlite::unfiled::{self, Bounds};
+use crate::store::sqlite::walk::Walk;
 use crate::store::suite::rows;
 
 const PARTITION: Partition = Partition(3);
@@ -76,7 +78,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0u8..4).prop_map(Step::ForgetDamaged),
         1 => (0u8..4).prop_map(Step::Rot),
     ];
-    // So few that no hunch changes its mind within a transaction.
     prop::collection::vec(step, 1..9)
 }
 
@@ -88,12 +89,12 @@ fn item(number: u8) -> ItemKey {
 struct Place {
     connection: Connection,
     shared: Shared,
-    expects_absence: bool,
+    next_id: i64,
     _dir: TempDir,
 }
 
 impl Place {
-    fn new(expects_absence: bool) -> Place {
+    fn new(max_rows: usize) -> Place {
         let dir = dir();
         let opened = file::open_writer(&file::path(dir.path(), 0), None);
         let (connection, _) = opened.expect("opens");
@@ -110,12 +111,26 @@ impl Place {
                 on_failed_commit: None,
                 suspicion: Suspicion::new(dir.path(), 1),
                 states: States::default(),
+                unfiled: vec![Unfiled::new(Bounds { max_rows })],
                 replaced: AtomicBool::new(false),
                 lock: Mutex::new(None),
             },
-            expects_absence,
+            next_id: 1,
             _dir: dir,
         }
+    }
+
+    fn unfiled(&self) -> &Unfiled {
+        &self.shared.unfiled[0]
+    }
+
+    /// Forgets all but what the file says.
+    fn reopen(&mut self) {
+        let bounds = self.unfiled().bounds();
+        let loaded = unfiled::load(&self.connection, bounds).expect("reads");
+        let loaded = loaded.expect("its rows name items");
+        self.shared.unfiled = vec![loaded.unfiled];
+        self.next_id = loaded.next_id;
     }
 
     /// The bytes of all rows and hints, as they lie there.
@@ -130,10 +145,32 @@ impl Place {
             .collect()
     }
 
+    /// The keys that the index knows, and those that it does not; every row is in one of
+    /// them.
+    fn known(&self) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        let keys = |sql| -> Vec<Vec<u8>> {
+            let mut statement = self.connection.prepare(sql).expect("prepares");
+            let rows = statement.query_map([], |row| row.get(0)).expect("reads");
+            rows.map(|row| row.expect("reads")).collect()
+        };
+        let filed = keys("SELECT key FROM places ORDER BY key");
+        let unfiled = self.unfiled().of(PARTITION, None, usize::MAX);
+        let unfiled: Vec<_> = unfiled.iter().map(|row| row.0.as_bytes().to_vec()).collect();
+        let mut all = [&filed[..], &unfiled[..]].concat();
+        all.sort();
+        assert_eq!(all, keys("SELECT key FROM items ORDER BY key"));
+        (filed, unfiled)
+    }
+
+    fn leaves(&self) -> StoreReply {
+        let mut walk = Walk::new(&self.connection, &self.shared, PARTITION).expect("walks");
+        walk.derive(None, 99).expect("derives")
+    }
+
     fn state(&self, key: &ItemKey) -> Option<StateHash> {
-        let read = self
-            .shared
-            .read_row(&self.connection, PARTITION, key, row::state);
+        let place = self.unfiled().place(PARTITION, key);
+        let item = (PARTITION, key, place);
+        let read = self.shared.read_row(&self.connection, item, row::state);
         read.ok().flatten()
     }
 
@@ -175,22 +212,24 @@ impl Place {
     }
 
     /// Makes these changes in one transaction; what was answered.
-    fn transact(&self, changes: &[Change]) -> Vec<Result<StoreReply, StoreError>> {
-        let mut tools = Tools::new(&self.connection);
-        if !self.expects_absence {
-            (0..100).for_each(|_| tools.hunch.learn(true));
-        }
+    fn transact(&mut self, changes: &[Change]) -> Vec<Result<StoreReply, StoreError>> {
+        let mut tools = Tools::new(&self.connection, self.next_id);
         self.connection
             .execute_batch("BEGIN IMMEDIATE")
             .expect("begins");
-        let mut batch = Batch::new(&mut tools);
+        let mut batch = Batch::new(&mut tools, &self.shared.unfiled[0]);
         let replies = changes
             .iter()
             .map(|change| batch.make(change, &self.shared).expect("SQLite works"))
             .collect();
-        batch.write().expect("writes");
-        assert_eq!(tools.hunch.expects_absence(), self.expects_absence);
+        let written = batch.write(&self.shared).expect("writes");
         self.connection.execute_batch("COMMIT").expect("commits");
+        self.next_id = tools.next_id;
+        let unfiled = &self.shared.unfiled[0];
+        unfiled.add(written.made);
+        let filed = written.filed.iter().map(|row| (row.partition, &row.key));
+        let gone = written.gone.iter().map(|(partition, key)| (*partition, key));
+        unfiled.forget(filed.chain(gone));
         replies
     }
 
@@ -206,24 +245,36 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn rows_made_without_looking_are_those_that_looking_makes(
-        transactions in prop::collection::vec(steps(), 1..8),
+    fn what_is_filed_and_what_is_not_are_the_same_to_whoever_asks(
+        transactions in prop::collection::vec((steps(), any::<bool>()), 1..8),
     ) {
-        let (guessing, looking) = (Place::new(true), Place::new(false));
-        for steps in &transactions {
+        let (mut filing, mut keeping) = (Place::new(0), Place::new(99));
+        for (steps, reopened) in &transactions {
             let changes: Vec<Change> =
-                steps.iter().filter_map(|step| looking.change(step)).collect();
-            prop_assert_eq!(guessing.transact(&changes), looking.transact(&changes));
-            prop_assert_eq!(guessing.content(), looking.content());
+                steps.iter().filter_map(|step| keeping.change(step)).collect();
+            prop_assert_eq!(filing.transact(&changes), keeping.transact(&changes));
+            prop_assert_eq!(filing.content(), keeping.content());
+            prop_assert_eq!(filing.leaves(), keeping.leaves());
+            // What was made in the last transaction is filed in the next.
+            prop_assert_eq!(keeping.known().0, Vec::<Vec<u8>>::new());
+            filing.transact(&[]);
+            prop_assert_eq!(filing.known().1, Vec::<Vec<u8>>::new());
+            prop_assert_eq!(filing.leaves(), keeping.leaves());
+            for k in 0..4 {
+                prop_assert_eq!(filing.state(&item(k)), keeping.state(&item(k)));
+            }
             for step in steps {
                 if let Step::Rot(k) = step {
-                    guessing.rot(&item(*k));
-                    looking.rot(&item(*k));
+                    filing.rot(&item(*k));
+                    keeping.rot(&item(*k));
                 }
             }
+            if *reopened {
+                let known = (filing.known(), keeping.known());
+                filing.reopen();
+                keeping.reopen();
+                prop_assert_eq!((filing.known(), keeping.known()), known);
+            }
         }
-        let damaged = |place: &Place| place.shared.damaged.load(Ordering::Relaxed);
-        // `looking` was asked for its states besides.
-        prop_assert!(damaged(&guessing) <= damaged(&looking));
     }
 }
