@@ -20,7 +20,7 @@ use rusqlite::Connection;
 
 use super::{Shared, file_of};
 use super::file::{self, PAGE_BYTES};
-use super::tools::Tools;
+use super::tools::{FILED_TOGETHER, Tools};
 use super::unfiled::{Entry as Unfiling, FILED_BELOW, Unfiled};
 use crate::protocol::effect::{HintId, LeafChange, StoreError, StoreReply};
 use crate::protocol::id::{ItemKey, NodeId, Partition};
@@ -524,42 +524,57 @@ impl<'t, 'c> Batch<'t, 'c> {
 
     /// Tells the index of rows, if too many are unknown to it. Returns them.
     fn file(&mut self, shared: &Shared) -> rusqlite::Result<Vec<Unfiling>> {
-        let mut due = self.unfiled.due(self.tools.hand.as_ref());
+        let Some((mut due, hand)) = self.unfiled.due(&self.tools.hand) else {
+            return Ok(Vec::new());
+        };
         if !self.gone.is_empty() {
             due.retain(|row| !self.is_gone(row.partition, &row.key));
         }
-        let Some(last) = due.last() else {
-            return Ok(due);
-        };
-        let hand = (last.partition, last.key.clone());
-        let connection = self.connection();
-        let file = self.tools.statements.file.get()?;
-        for Unfiling {
-            partition, key, id, ..
-        } in &due
-        {
-            if file.execute((partition.0, key.as_bytes(), id))? == 0 {
-                // It was looked for in vain once, and made anew.
-                shared.suspect_text(
-                    file_of(*partition, shared.files()),
-                    "the index knows an older row of an item",
-                );
-                connection
-                    .prepare_cached(
-                        "UPDATE places SET id = ?3 WHERE partition = ?1 AND key = ?2",
-                    )?
-                    .execute((partition.0, key.as_bytes(), id))?;
+        let (together, rest) = due.as_chunks::<FILED_TOGETHER>();
+        for rows in together {
+            let many = self.tools.statements.file_many.get()?;
+            for (row, at) in rows.iter().zip(0..) {
+                many.raw_bind_parameter(3 * at + 1, row.partition.0)?;
+                many.raw_bind_parameter(3 * at + 2, row.key.as_bytes())?;
+                many.raw_bind_parameter(3 * at + 3, row.id)?;
+            }
+            if many.raw_execute()? < FILED_TOGETHER {
+                for row in rows {
+                    self.file_one(row, shared)?;
+                }
             }
         }
-        self.tools.hand = Some(hand);
+        for row in rest {
+            self.file_one(row, shared)?;
+        }
+        self.tools.hand = hand;
         self.tools.filed_since_note += due.len();
         if self.tools.filed_since_note >= self.unfiled.bounds().rows_a_note() {
             // Rows of this transaction come after all that there are.
             let least = self.unfiled.least_id(&due).unwrap_or(self.tools.next_id);
-            file::set_number(connection, FILED_BELOW, least.cast_unsigned())?;
+            file::set_number(self.connection(), FILED_BELOW, least.cast_unsigned())?;
             self.tools.filed_since_note = 0;
         }
         Ok(due)
+    }
+
+    fn file_one(&mut self, row: &Unfiling, shared: &Shared) -> rusqlite::Result<()> {
+        let place = (row.partition.0, row.key.as_bytes(), row.id);
+        if self.tools.statements.file.get()?.execute(place)? == 1 {
+            return Ok(());
+        }
+        let changed = self
+            .connection()
+            .prepare_cached(
+                "UPDATE places SET id = ?3 WHERE partition = ?1 AND key = ?2 AND id <> ?3",
+            )?
+            .execute(place)?;
+        if changed == 1 {
+            // It was looked for in vain once, and made anew.
+            let file = file_of(row.partition, shared.files());
+            shared.suspect_text(file, "the index knows an older row of an item");
+        }
+        Ok(())
     }
 
     /// Writes the changed rows, in the order of their keys so that neighbours
@@ -568,7 +583,7 @@ impl<'t, 'c> Batch<'t, 'c> {
         // First, so that a row which goes is taken from the index as well.
         let filed = self.file(shared)?;
         let mut pages = 2 + self.other_pages + (filed.len() as u64).div_ceil(FILED_A_PAGE);
-        let mut made = Vec::new();
+        let mut made = Vec::with_capacity(self.rows.len());
         for ((partition, key), held) in std::mem::take(&mut self.rows) {
             if !held.changed {
                 continue;

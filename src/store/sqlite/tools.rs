@@ -8,7 +8,11 @@
 
 use rusqlite::{Connection, Statement};
 
-use crate::protocol::id::{ItemKey, Partition};
+use super::unfiled::Hand;
+
+/// How many rows one statement tells the index of: to begin and end a statement costs as
+/// much as a row does.
+pub const FILED_TOGETHER: usize = 16;
 
 /// One statement.
 pub struct Kept<'c> {
@@ -51,6 +55,8 @@ pub struct Statements<'c> {
     pub update: Kept<'c>,
     /// Tells the index of a row, unless it knows another one of that key.
     pub file: Kept<'c>,
+    /// The same of [`FILED_TOGETHER`] rows.
+    pub file_many: Kept<'c>,
 }
 
 impl<'c> Statements<'c> {
@@ -68,6 +74,11 @@ impl<'c> Statements<'c> {
             select_at: kept("SELECT id, row FROM items WHERE id = ?1"),
             insert: kept("INSERT INTO items(id, partition, key, row) VALUES(?1, ?2, ?3, ?4)"),
             update: kept("UPDATE items SET row = ?2 WHERE id = ?1"),
+            file_many: kept(
+                "INSERT OR IGNORE INTO places(partition, key, id) VALUES
+                 (?,?,?),(?,?,?),(?,?,?),(?,?,?),(?,?,?),(?,?,?),(?,?,?),(?,?,?),
+                 (?,?,?),(?,?,?),(?,?,?),(?,?,?),(?,?,?),(?,?,?),(?,?,?),(?,?,?)",
+            ),
             file: kept("INSERT OR IGNORE INTO places(partition, key, id) VALUES(?1, ?2, ?3)"),
         }
     }
@@ -78,8 +89,8 @@ pub struct Tools<'c> {
     pub statements: Statements<'c>,
     /// The id of the next row that is made.
     pub next_id: i64,
-    /// The row that was filed last.
-    pub hand: Option<(Partition, ItemKey)>,
+    /// Where filing goes on.
+    pub hand: Hand,
     /// How many rows were filed since that was noted.
     pub filed_since_note: usize,
     /// Where rows are encoded.
@@ -92,7 +103,7 @@ impl<'c> Tools<'c> {
         Tools {
             statements: Statements::new(connection),
             next_id,
-            hand: None,
+            hand: Hand::default(),
             filed_since_note: 0,
             buffer: Vec::new(),
         }

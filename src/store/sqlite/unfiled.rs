@@ -4,8 +4,8 @@
 //! in the index is wherever its key says: a page of its own for each row, which every
 //! commit would write and sync for the sake of some forty bytes. So the index hears of
 //! new rows later, many at a time and in the order of its keys (*filing*), and until
-//! then memory knows where they lie. A hand goes round through the keys, and files
-//! what is ahead of it whenever there is more than [`Bounds`] allow: neighbours meet
+//! then memory knows where they lie. A [`Hand`] goes round through the keys, and what is
+//! ahead of it is filed whenever there is more than [`Bounds`] allow: neighbours meet
 //! the same pages. It is the idea of the log-structured merge tree (O'Neil and others,
 //! 1996), with one small level above a B-tree, and for keys only.
 //!
@@ -22,8 +22,7 @@
 //! finds it in the index, if it is there at all; who finds it here, and not in the
 //! table, has a snapshot that is older than the row, and goes by the index.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -46,6 +45,10 @@ const MAX_BYTES: usize = 32 * 1024 * 1024;
 /// Filing waits until a two hundred and fiftieth of the rows is too many, so that it
 /// does not go to a page for one of them alone.
 const STEPS: usize = 256;
+
+/// How many rows of one partition are filed together although fewer are due: they are
+/// found among all that the partition has unfiled, which may be all rows that there are.
+const MIN_FILED: usize = 512;
 
 /// How often, while as many rows are filed as may be unfiled, [`FILED_BELOW`] is noted.
 /// An opening reads this part more than it must.
@@ -84,16 +87,53 @@ struct Place {
     bytes: u32,
 }
 
+/// Where filing goes on: at the rows of this partition after this key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hand {
+    partition: Partition,
+    after: Option<ItemKey>,
+}
+
+impl Default for Hand {
+    fn default() -> Self {
+        Hand {
+            partition: Partition(0),
+            after: None,
+        }
+    }
+}
+
+/// The unfiled rows of one partition.
+type OfPartition = HashMap<ItemKey, Place>;
+
+/// Those after this key, in the order of their keys, at most so many.
+fn sorted<'a>(
+    rows: &'a OfPartition,
+    after: Option<&ItemKey>,
+    limit: usize,
+) -> Vec<(&'a ItemKey, Place)> {
+    let rows = rows.iter().map(|(key, place)| (key, *place));
+    let mut rows: Vec<_> = rows
+        .filter(|(key, _)| after.is_none_or(|after| *key > after))
+        .collect();
+    if limit < rows.len() {
+        rows.select_nth_unstable_by_key(limit, |row| row.0);
+        rows.truncate(limit);
+    }
+    rows.sort_unstable_by_key(|row| row.0);
+    rows
+}
+
 #[derive(Default)]
 struct Rows {
-    by_key: BTreeMap<Partition, BTreeMap<ItemKey, Place>>,
+    by_partition: BTreeMap<Partition, OfPartition>,
     count: usize,
     bytes: usize,
 }
 
 impl Rows {
     fn forget(&mut self, partition: Partition, key: &ItemKey) {
-        let Some(rows) = self.by_key.get_mut(&partition) else {
+        let Some(rows) = self.by_partition.get_mut(&partition) else {
             return;
         };
         if let Some(place) = rows.remove(key) {
@@ -101,38 +141,22 @@ impl Rows {
             self.bytes -= place.bytes as usize;
         }
         if rows.is_empty() {
-            self.by_key.remove(&partition);
+            self.by_partition.remove(&partition);
         }
     }
 
     fn add(&mut self, entry: Entry) {
-        self.forget(entry.partition, &entry.key);
-        self.count += 1;
-        self.bytes += entry.bytes as usize;
         let place = Place {
             id: entry.id,
             bytes: entry.bytes,
         };
-        let rows = self.by_key.entry(entry.partition).or_default();
-        rows.insert(entry.key, place);
-    }
-
-    /// All rows after this one, in the order of partition and key.
-    fn after<'a>(
-        &'a self,
-        hand: Option<&'a (Partition, ItemKey)>,
-    ) -> impl Iterator<Item = (Partition, &'a ItemKey, Place)> {
-        let first = hand.map_or(Partition(0), |(partition, _)| *partition);
-        self.by_key
-            .range(first..)
-            .flat_map(move |(partition, rows)| {
-                let from = match hand {
-                    Some((of, key)) if of == partition => Bound::Excluded(key),
-                    _ => Bound::Unbounded,
-                };
-                let rows = rows.range::<ItemKey, _>((from, Bound::Unbounded));
-                rows.map(|(key, place)| (*partition, key, *place))
-            })
+        let rows = self.by_partition.entry(entry.partition).or_default();
+        self.count += 1;
+        self.bytes += entry.bytes as usize;
+        if let Some(before) = rows.insert(entry.key, place) {
+            self.count -= 1;
+            self.bytes -= before.bytes as usize;
+        }
     }
 }
 
@@ -173,7 +197,8 @@ impl Unfiled {
     /// to be fresh, after this call.
     pub fn place(&self, partition: Partition, key: &ItemKey) -> Option<i64> {
         let rows = self.read();
-        rows.by_key.get(&partition)?.get(key).map(|place| place.id)
+        let place = rows.by_partition.get(&partition)?.get(key)?;
+        Some(place.id)
     }
 
     /// The unfiled rows of a partition after this key, in the order of their keys, at most
@@ -184,15 +209,12 @@ impl Unfiled {
         after: Option<&ItemKey>,
         limit: usize,
     ) -> Vec<(ItemKey, i64)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let rows = self.read();
-        let Some(rows) = rows.by_key.get(&partition) else {
+        let Some(rows) = rows.by_partition.get(&partition) else {
             return Vec::new();
         };
-        rows.range::<ItemKey, _>((from, Bound::Unbounded))
-            .take(limit)
-            .map(|(key, place)| (key.clone(), place.id))
-            .collect()
+        let rows = sorted(rows, after, limit).into_iter();
+        rows.map(|(key, place)| (key.clone(), place.id)).collect()
     }
 
     /// How many times rows were forgotten; a snapshot that was taken after this call has
@@ -201,9 +223,9 @@ impl Unfiled {
         self.forgotten.load(Ordering::SeqCst)
     }
 
-    /// What is to be filed now, in the order of partition and key, from this row on and
-    /// round; mostly nothing.
-    pub fn due(&self, hand: Option<&(Partition, ItemKey)>) -> Vec<Entry> {
+    /// What is to be filed now, in the order of partition and key from the hand on and
+    /// round, and where the hand is then; mostly nothing.
+    pub fn due(&self, hand: &Hand) -> Option<(Vec<Entry>, Hand)> {
         let rows = self.read();
         let max_rows = self.bounds.max_rows;
         let (rows_over, bytes_over) = (
@@ -211,29 +233,52 @@ impl Unfiled {
             rows.bytes.saturating_sub(MAX_BYTES),
         );
         if rows_over < self.bounds.step() && bytes_over <= MAX_BYTES / STEPS {
-            return Vec::new();
+            return None;
         }
         // As many of the usual size as are too many bytes.
         let usual = rows.bytes.div_ceil(rows.count).max(1);
         let due = rows_over.max(bytes_over.div_ceil(usual));
-        let entry = |(partition, key, place): (Partition, &ItemKey, Place)| Entry {
-            partition,
-            key: key.clone(),
-            id: place.id,
-            bytes: place.bytes,
-        };
-        let mut entries: Vec<Entry> = rows.after(hand).take(due).map(entry).collect();
-        let ahead = entries.len();
-        entries.extend(rows.after(None).take(due - ahead).map(entry));
-        entries
+        let mut entries = Vec::new();
+        let mut next = hand.clone();
+        let ahead = rows.by_partition.range(hand.partition..);
+        let behind = rows.by_partition.range(..hand.partition);
+        for (partition, of_partition) in ahead.chain(behind) {
+            let partition = *partition;
+            let after = match &hand.after {
+                Some(after) if partition == hand.partition => Some(after),
+                _ => None,
+            };
+            let limit = MIN_FILED.max(due - entries.len());
+            let found = sorted(of_partition, after, limit);
+            next = match found.last() {
+                Some((last, _)) if found.len() == limit => Hand {
+                    partition,
+                    after: Some((*last).clone()),
+                },
+                _ => Hand {
+                    partition: Partition(partition.0.wrapping_add(1)),
+                    after: None,
+                },
+            };
+            entries.extend(found.into_iter().map(|(key, place)| Entry {
+                partition,
+                key: key.clone(),
+                id: place.id,
+                bytes: place.bytes,
+            }));
+            if entries.len() >= due {
+                break;
+            }
+        }
+        Some((entries, next))
     }
 
     /// The least id of all unfiled rows but these.
     pub fn least_id(&self, but: &[Entry]) -> Option<i64> {
         let but: BTreeSet<i64> = but.iter().map(|entry| entry.id).collect();
         let rows = self.read();
-        let ids = rows.after(None).map(|(_, _, place)| place.id);
-        ids.filter(|id| !but.contains(id)).min()
+        let ids = rows.by_partition.values().flat_map(HashMap::values);
+        ids.map(|place| place.id).filter(|id| !but.contains(id)).min()
     }
 
     /// These rows were made and are not filed.
@@ -342,45 +387,76 @@ mod tests {
     fn what_is_too_much_is_filed_in_the_order_of_keys_and_round() {
         let unfiled = Unfiled::new(Bounds { max_rows: 3 });
         unfiled.add(vec![entry(2, 1, 9), entry(0, 5, 9), entry(0, 3, 9)]);
-        assert_eq!(unfiled.due(None), []);
+        assert_eq!(unfiled.due(&Hand::default()), None);
         unfiled.add(vec![entry(1, 7, 9), entry(2, 0, 9)]);
-        let due = unfiled.due(None);
+        // Whole partitions, where they are small.
+        let (due, hand) = unfiled.due(&Hand::default()).expect("too many");
         assert_eq!(ids(&due), [3, 5]);
-        let hand = Some((Partition(1), entry(1, 7, 0).key));
-        assert_eq!(ids(&unfiled.due(hand.as_ref())), [20_000, 20_001]);
-        let hand = Some((Partition(2), entry(2, 0, 0).key));
-        let round = unfiled.due(hand.as_ref());
-        assert_eq!(ids(&round), [20_001, 3]);
+        unfiled.add(vec![entry(0, 4, 9)]);
+        let (due, hand) = unfiled.due(&hand).expect("too many");
+        assert_eq!(ids(&due), [10_007, 20_000, 20_001]);
+        unfiled.add(vec![entry(2, 4, 9)]);
+        let (round, _) = unfiled.due(&hand).expect("too many");
+        assert_eq!(ids(&round), [3, 4, 5, 10_007]);
         assert_eq!(unfiled.least_id(&[]), Some(3));
-        assert_eq!(unfiled.least_id(&round), Some(5));
+        assert_eq!(unfiled.least_id(&round), Some(20_000));
         unfiled.forget(items(&round));
-        assert_eq!(unfiled.due(hand.as_ref()), []);
+        assert_eq!(unfiled.due(&hand), None);
         assert_eq!(unfiled.place(Partition(0), &entry(0, 3, 0).key), None);
-        assert_eq!(unfiled.place(Partition(0), &entry(0, 5, 0).key), Some(5));
-        assert_eq!(unfiled.least_id(&[]), Some(5));
+        let left = unfiled.place(Partition(2), &entry(2, 1, 0).key);
+        assert_eq!(left, Some(20_001));
+    }
+
+    #[test]
+    fn a_large_partition_is_filed_in_parts_and_none_of_its_rows_is_passed_over() {
+        let many = 4 * MIN_FILED as u32;
+        let unfiled = Unfiled::new(Bounds { max_rows: 0 });
+        unfiled.add((0..many).map(|name| entry(3, 2 * name, 1)).collect());
+        let (first, mut hand) = unfiled.due(&Hand::default()).expect("too many");
+        assert_eq!(first.len(), many as usize, "all that is due");
+        let unfiled = Unfiled::new(Bounds {
+            max_rows: many as usize - 9,
+        });
+        unfiled.add(first);
+        hand = Hand::default();
+        let mut filed = Vec::new();
+        // New rows come at both sides of the hand.
+        for round in 0..3 {
+            let (part, next) = unfiled.due(&hand).expect("too many");
+            assert_eq!(part.len(), MIN_FILED);
+            unfiled.forget(items(&part));
+            filed.extend(ids(&part));
+            let new = (0..MIN_FILED as u32).map(|name| entry(3, 8 * name + 1 + 2 * round, 1));
+            unfiled.add(new.collect());
+            hand = next;
+        }
+        let mut in_order = filed.clone();
+        in_order.sort();
+        assert_eq!(filed, in_order);
     }
 
     #[test]
     fn it_waits_until_there_is_a_step_to_file() {
         let max_rows = 2 * STEPS;
         let unfiled = Unfiled::new(Bounds { max_rows });
-        unfiled.add((0..=max_rows as u32).map(|name| entry(0, name, 1)).collect());
-        assert_eq!(unfiled.due(None), []);
-        unfiled.add(vec![entry(1, 0, 1)]);
-        assert_eq!(unfiled.due(None).len(), 2);
+        unfiled.add((0..=max_rows as u32).map(|name| entry(name, 0, 1)).collect());
+        assert_eq!(unfiled.due(&Hand::default()), None);
+        unfiled.add(vec![entry(max_rows as u32 + 1, 0, 1)]);
+        let (due, _) = unfiled.due(&Hand::default()).expect("too many");
+        assert_eq!(due.len(), 2);
     }
 
     #[test]
     fn large_rows_are_filed_by_their_bytes() {
         let unfiled = Unfiled::new(Bounds { max_rows: MAX_ROWS });
         let large = MAX_BYTES as u32 / 4;
-        unfiled.add((0..4).map(|name| entry(0, name, large)).collect());
-        assert_eq!(unfiled.due(None), []);
-        unfiled.add(vec![entry(0, 4, large), entry(0, 5, large)]);
-        let due = unfiled.due(None);
-        assert_eq!(ids(&due), [0, 1]);
+        unfiled.add((0..4).map(|name| entry(name, 0, large)).collect());
+        assert_eq!(unfiled.due(&Hand::default()), None);
+        unfiled.add(vec![entry(4, 0, large), entry(5, 0, large)]);
+        let (due, hand) = unfiled.due(&Hand::default()).expect("too many");
+        assert_eq!(ids(&due), [0, 10_000]);
         unfiled.forget(items(&due));
-        assert_eq!(unfiled.due(None), []);
+        assert_eq!(unfiled.due(&hand), None);
     }
 
     #[test]
