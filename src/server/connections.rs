@@ -20,6 +20,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Waker};
+use std::thread;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -29,7 +30,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::api::service::Service;
 use crate::api::{self, Api};
@@ -58,34 +59,73 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// whether its write was stored.
 pub const LINGER: Duration = Duration::from_millis(250);
 
+/// What the threads are called that serve clients and peers.
+const THREAD_NAME: &str = "serving";
+
 /// The threads that serve clients and peers. They end with it, in the background: it
 /// may go where nobody may wait.
 ///
 /// They are few: what clients, peers and the machine have to do with each other for
 /// one request is a dozen small steps, and each that is handed to another thread
 /// costs more than the step itself.
-pub struct Serving(Option<Runtime>);
+pub struct Serving {
+    handle: Handle,
+    threads: Threads,
+}
+
+enum Threads {
+    /// One: with nobody to share work with, it needs not look whether anybody would. It
+    /// ends when the sender does.
+    One { _until: oneshot::Sender<()> },
+    /// Some; none once they are ending.
+    Many(Option<Runtime>),
+}
 
 impl Serving {
     /// So many threads.
     pub fn new(threads: usize) -> io::Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(threads)
-            .thread_name("serving")
+        if threads > 1 {
+            let runtime = Builder::new_multi_thread()
+                .worker_threads(threads)
+                .thread_name(THREAD_NAME)
+                .enable_all()
+                .build()?;
+            return Ok(Serving {
+                handle: runtime.handle().clone(),
+                threads: Threads::Many(Some(runtime)),
+            });
+        }
+        let runtime = Builder::new_current_thread()
+            .thread_name(THREAD_NAME)
             .enable_all()
             .build()?;
-        Ok(Serving(Some(runtime)))
+        let handle = runtime.handle().clone();
+        let (until, ended) = oneshot::channel::<()>();
+        thread::Builder::new()
+            .name(THREAD_NAME.into())
+            .spawn(move || {
+                if runtime.block_on(ended).is_ok() {
+                    unreachable!("nobody sends anything");
+                }
+                runtime.shutdown_background();
+            })?;
+        Ok(Serving {
+            handle,
+            threads: Threads::One { _until: until },
+        })
     }
 
     /// What is spawned on it runs on these threads.
     pub fn handle(&self) -> &Handle {
-        self.0.as_ref().expect("it is there until it goes").handle()
+        &self.handle
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        if let Threads::Many(runtime) = &mut self.threads
+            && let Some(runtime) = runtime.take()
+        {
             runtime.shutdown_background();
         }
     }
