@@ -15,93 +15,25 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use bytes::Bytes;
 use rusqlite::Connection;
 
-use super::{Shared, file_of};
+use super::change::Change;
 use super::file::{self, PAGE_BYTES};
 use super::tools::{FILED_TOGETHER, Tools};
 use super::unfiled::{Entry as Unfiling, FILED_BELOW, Unfiled};
+use super::{Shared, file_of};
 use crate::protocol::effect::{HintId, LeafChange, StoreError, StoreReply};
 use crate::protocol::id::{ItemKey, NodeId, Partition};
 use crate::protocol::replica::{Mutation, Outcome, Row, apply};
-use crate::protocol::siblings::{SiblingSet, StateHash};
+use crate::protocol::siblings::StateHash;
 use crate::store::row::{self, Damage};
 
 /// About how many bytes of rows one transaction reads and writes at most. Its
 /// changed pages are held in memory until it commits.
 pub const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// About how many bytes a request takes beside its values: key, context, list
-/// nodes.
-pub const OVERHEAD_BYTES: usize = 256;
-
 /// About how many rows that are filed at once share a page of the index: see unfiled.rs.
 const FILED_A_PAGE: u64 = 8;
-
-/// A hint that was delivered, and the state at which its row may go.
-pub type Delivered = (HintId, Partition, ItemKey, Option<StateHash>);
-
-/// A change that a writer is asked for.
-pub enum Change {
-    Update {
-        partition: Partition,
-        key: ItemKey,
-        mutation: Mutation,
-        hints: Vec<NodeId>,
-    },
-    AddHints {
-        partition: Partition,
-        key: ItemKey,
-        hints: Vec<NodeId>,
-    },
-    /// Those of this file.
-    DropHints(Vec<Delivered>),
-    Forget {
-        partition: Partition,
-        items: Vec<(ItemKey, StateHash)>,
-        hints: bool,
-    },
-    ForgetDamaged {
-        partition: Partition,
-        keys: Vec<ItemKey>,
-    },
-    PutMeta {
-        name: &'static str,
-        bytes: Bytes,
-    },
-    /// What the store knows of itself. Synced whatever the durability, so it has a
-    /// transaction of its own.
-    SetNumber(&'static str, u64),
-}
-
-impl Change {
-    /// About how many bytes it holds in memory.
-    pub fn size_bytes(&self) -> usize {
-        let payload = match self {
-            Change::Update { mutation, .. } => match mutation {
-                Mutation::Write { draft, .. } => draft.value.as_ref().map_or(0, Bytes::len),
-                Mutation::Sync { set, .. } | Mutation::Mend { set, .. } => set_bytes(set),
-                Mutation::Replace { row, .. } | Mutation::Join { made: row, .. } => {
-                    set_bytes(&row.set)
-                }
-            },
-            Change::PutMeta { bytes, .. } => bytes.len(),
-            Change::DropHints(hints) => hints.len() * OVERHEAD_BYTES,
-            Change::Forget { items, .. } => items.len() * OVERHEAD_BYTES,
-            Change::ForgetDamaged { keys, .. } => keys.len() * OVERHEAD_BYTES,
-            Change::AddHints { .. } | Change::SetNumber(..) => 0,
-        };
-        payload + OVERHEAD_BYTES
-    }
-}
-
-/// About how many bytes a set's values take.
-pub fn set_bytes(set: &SiblingSet) -> usize {
-    set.siblings()
-        .map(|(_, version)| version.value.as_ref().map_or(0, Bytes::len))
-        .sum()
-}
 
 /// A transaction at work.
 pub struct Batch<'t, 'c> {
@@ -617,7 +549,8 @@ impl<'t, 'c> Batch<'t, 'c> {
             if held.id.is_none() {
                 *next_id += 1;
                 // It may have gone and come again.
-                self.gone.retain(|gone| (gone.0, &gone.1) != (partition, &key));
+                self.gone
+                    .retain(|gone| (gone.0, &gone.1) != (partition, &key));
                 let bytes = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
                 made.push(Unfiling {
                     partition,

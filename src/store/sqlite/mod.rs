@@ -24,6 +24,7 @@
 //! until the rows are next derived (walk.rs).
 
 mod batch;
+mod change;
 mod checkpoints;
 mod file;
 mod here;
@@ -51,7 +52,7 @@ use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
 
-use self::batch::{Change, Delivered};
+use self::change::{Change, Delivered};
 use self::checkpoints::Checkpointer;
 use self::here::Here;
 pub use self::open::{

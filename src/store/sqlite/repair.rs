@@ -142,7 +142,9 @@ fn check(connection: &Connection) -> rusqlite::Result<Option<String>> {
         )?
         .exists([])?;
     if led_astray {
-        return Ok(Some("the index leads to a row that is not the item's".into()));
+        return Ok(Some(
+            "the index leads to a row that is not the item's".into(),
+        ));
     }
     let filed_below = file::number(connection, FILED_BELOW)?.unwrap_or(1);
     let is_lacking = connection

@@ -4,7 +4,7 @@
 //! file; reads of one row and of hints to the reading threads; what reads many rows to
 //! the thread that does nothing else.
 
-use super::batch::Change;
+use super::change::Change;
 use super::reader::{Part, Query, Survey};
 use super::writer::Look;
 use super::{Answer, SqliteStore, file_of};

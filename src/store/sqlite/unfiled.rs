@@ -278,7 +278,9 @@ impl Unfiled {
         let but: BTreeSet<i64> = but.iter().map(|entry| entry.id).collect();
         let rows = self.read();
         let ids = rows.by_partition.values().flat_map(HashMap::values);
-        ids.map(|place| place.id).filter(|id| !but.contains(id)).min()
+        ids.map(|place| place.id)
+            .filter(|id| !but.contains(id))
+            .min()
     }
 
     /// These rows were made and are not filed.
@@ -412,13 +414,13 @@ mod tests {
         let many = 4 * MIN_FILED as u32;
         let unfiled = Unfiled::new(Bounds { max_rows: 0 });
         unfiled.add((0..many).map(|name| entry(3, 2 * name, 1)).collect());
-        let (first, mut hand) = unfiled.due(&Hand::default()).expect("too many");
+        let (first, _) = unfiled.due(&Hand::default()).expect("too many");
         assert_eq!(first.len(), many as usize, "all that is due");
         let unfiled = Unfiled::new(Bounds {
             max_rows: many as usize - 9,
         });
         unfiled.add(first);
-        hand = Hand::default();
+        let mut hand = Hand::default();
         let mut filed = Vec::new();
         // New rows come at both sides of the hand.
         for round in 0..3 {
@@ -439,7 +441,11 @@ mod tests {
     fn it_waits_until_there_is_a_step_to_file() {
         let max_rows = 2 * STEPS;
         let unfiled = Unfiled::new(Bounds { max_rows });
-        unfiled.add((0..=max_rows as u32).map(|name| entry(name, 0, 1)).collect());
+        unfiled.add(
+            (0..=max_rows as u32)
+                .map(|name| entry(name, 0, 1))
+                .collect(),
+        );
         assert_eq!(unfiled.due(&Hand::default()), None);
         unfiled.add(vec![entry(max_rows as u32 + 1, 0, 1)]);
         let (due, _) = unfiled.due(&Hand::default()).expect("too many");

@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension};
 
-use super::batch::set_bytes;
+use super::change::set_bytes;
 use super::unfiled::Unfiled;
 use super::{Shared, file_of};
 use crate::protocol::effect::{Leaf, StoreReply};
@@ -169,8 +169,7 @@ impl<'c> Walk<'c> {
             }
             Ok(None) if !spot.filed => return Ok(Found::Gone),
             Ok(None) => {
-                self.shared
-                    .note_damage(self.partition, key, &Damage::Gone);
+                self.shared.note_damage(self.partition, key, &Damage::Gone);
                 self.suspect("the index leads to a row that is not in the table");
             }
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
@@ -187,9 +186,7 @@ impl<'c> Walk<'c> {
     fn compare_key(&self, id: i64, key: &ItemKey) -> rusqlite::Result<()> {
         let named = self
             .connection
-            .prepare_cached(
-                "SELECT partition = ?2 AND key = ?3 FROM items WHERE id = ?1",
-            )?
+            .prepare_cached("SELECT partition = ?2 AND key = ?3 FROM items WHERE id = ?1")?
             .query_row((id, self.partition.0, key.as_bytes()), |row| {
                 row.get::<_, bool>(0)
             })
@@ -260,7 +257,10 @@ impl<'c> Walk<'c> {
                 return Ok(ControlFlow::Break(()));
             }
             let leaf = walk.leaf(spot, key)?;
-            leaves.extend(leaf.map(|(leaf, _)| leaf).filter(|leaf| leaf.hash.is_some()));
+            leaves.extend(
+                leaf.map(|(leaf, _)| leaf)
+                    .filter(|leaf| leaf.hash.is_some()),
+            );
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(StoreReply::Leaves { leaves, done })

@@ -23,7 +23,8 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::batch::{Batch, Change, MAX_BATCH_BYTES, OVERHEAD_BYTES, Written};
+use super::batch::{Batch, MAX_BATCH_BYTES, Written};
+use super::change::{Change, OVERHEAD_BYTES};
 use super::checkpoints::{Checkpoints, Failure, Progress};
 use super::file;
 use super::here::Here;
@@ -184,7 +185,10 @@ impl<'c> Writer<'c> {
         unfiled.add(written.made);
         self.post.here.flow(self.post.file);
         let filed = written.filed.iter().map(|row| (row.partition, &row.key));
-        let gone = written.gone.iter().map(|(partition, key)| (*partition, key));
+        let gone = written
+            .gone
+            .iter()
+            .map(|(partition, key)| (*partition, key));
         unfiled.forget(filed.chain(gone));
     }
 

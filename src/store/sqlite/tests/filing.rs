@@ -155,7 +155,10 @@ impl Place {
         };
         let filed = keys("SELECT key FROM places ORDER BY key");
         let unfiled = self.unfiled().of(PARTITION, None, usize::MAX);
-        let unfiled: Vec<_> = unfiled.iter().map(|row| row.0.as_bytes().to_vec()).collect();
+        let unfiled: Vec<_> = unfiled
+            .iter()
+            .map(|row| row.0.as_bytes().to_vec())
+            .collect();
         let mut all = [&filed[..], &unfiled[..]].concat();
         all.sort();
         assert_eq!(all, keys("SELECT key FROM items ORDER BY key"));
@@ -228,7 +231,10 @@ impl Place {
         let unfiled = &self.shared.unfiled[0];
         unfiled.add(written.made);
         let filed = written.filed.iter().map(|row| (row.partition, &row.key));
-        let gone = written.gone.iter().map(|(partition, key)| (*partition, key));
+        let gone = written
+            .gone
+            .iter()
+            .map(|(partition, key)| (*partition, key));
         unfiled.forget(filed.chain(gone));
         replies
     }

@@ -53,7 +53,11 @@ fn make_schema_1(dir: &TempDir) {
 fn a_file_of_schema_1_is_brought_to_this_one() {
     for is_empty in [false, true] {
         let dir = dir();
-        let store = if is_empty { open(&dir, 1) } else { filled(&dir) };
+        let store = if is_empty {
+            open(&dir, 1)
+        } else {
+            filled(&dir)
+        };
         store.close();
         drop(store);
         make_schema_1(&dir);
@@ -130,7 +134,11 @@ fn readers_find_what_was_answered_while_it_is_filed() {
                     }
                     at = (at + 7) % there;
                     // Mostly the newest, which move.
-                    let number = if at % 4 == 0 { at } else { there - 1 - at % 8.min(there) };
+                    let number = if at % 4 == 0 {
+                        at
+                    } else {
+                        there - 1 - at % 8.min(there)
+                    };
                     let name = name(number);
                     let request = StoreRequest::Read {
                         partition: Partition(0),
@@ -223,9 +231,15 @@ fn a_row_that_is_gone_from_the_table_is_damage_and_is_mended() {
         .execute("DELETE FROM items WHERE id = ?1", [id])
         .expect("spoils");
     store.here.flow(0);
-    assert!(matches!(read(&*store, 0, &lost), Err(StoreError::Corrupt(_))));
+    assert!(matches!(
+        read(&*store, 0, &lost),
+        Err(StoreError::Corrupt(_))
+    ));
     let refused = ask(&*store, update(0, &lost, write("y", 1), vec![]));
-    assert!(matches!(refused, Err(StoreError::Corrupt(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(StoreError::Corrupt(_))),
+        "{refused:?}"
+    );
     assert!(is_marked(&dir));
     let mend = crate::protocol::replica::Mutation::Mend {
         set: crate::store::suite::foreign_set(9, "x"),
