@@ -35,6 +35,7 @@ use kinfold::transport::Deliver;
 use kinfold::transport::http::{self, HttpTransport};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use super::world::TABLE;
 use super::{SMALL_BYTES, Scene};
@@ -53,6 +54,9 @@ const STEP: Duration = Duration::from_millis(10);
 const MAX_STEPS: usize = 10_000;
 /// How many more it takes until they have compared what they hold.
 const STEPS_TO_REST: usize = 200;
+/// How long an answer may really take: a machine that is busy is no failure, and one that
+/// never comes is not waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Threads wake each other, and ticks come when they come: the same code was seen to
 /// take 72,000 to 78,000 instructions for a get, and 197,000 to 225,000 for a put.
 const SPREAD_PERCENT: f64 = 20.0;
@@ -263,7 +267,9 @@ impl Cluster {
     /// Asks. What the third replica answers after the client was told is taken in
     /// while the next one is asked, so each time has it once.
     fn ask(&self, request: ItemRequest) -> Response {
-        self.runtime.block_on(self.nodes[0].item(request))
+        let answered = async { timeout(PATIENCE, self.nodes[0].item(request)).await };
+        let answered = self.runtime.block_on(answered);
+        answered.expect("with a clock that stands still nobody asks again for what was lost")
     }
 }
 
@@ -326,24 +332,33 @@ fn start(
     (node, store)
 }
 
+/// The nodes, once somebody wants them. They stand still while nobody asks them, and who
+/// stands still for longer than peers' patience loses connections, and what was said on
+/// them: so they are made only when their scenes are played, one right after the other.
+type Late = Rc<RefCell<Option<Cluster>>>;
+
+fn with<T>(late: &Late, work: impl FnOnce(&mut Cluster) -> T) -> T {
+    work(late.borrow_mut().get_or_insert_with(Cluster::new))
+}
+
 /// A whole put and a whole get with n = 3, r = w = 2, on three nodes.
 pub fn scenes() -> Vec<Scene> {
-    let cluster = Rc::new(RefCell::new(Cluster::new()));
+    let cluster = Late::default();
     let (maker, puts) = (cluster.clone(), cluster.clone());
     let (asks, gets) = (cluster.clone(), cluster);
     vec![
         // An item is put once a batch: each put needs what the last one told.
         Scene::new(
             "node/put on three",
-            move || maker.borrow_mut().next_put(),
-            move |put| puts.borrow_mut().put(put),
+            move || with(&maker, Cluster::next_put),
+            move |put| with(&puts, |cluster| cluster.put(put)),
         )
         .in_batches_of(ITEMS as usize)
         .that_varies_by(SPREAD_PERCENT),
         Scene::new(
             "node/get on three",
-            move || asks.borrow_mut().next_get(),
-            move |request| gets.borrow_mut().get(request),
+            move || with(&asks, Cluster::next_get),
+            move |request| with(&gets, |cluster| cluster.get(request)),
         )
         .that_varies_by(SPREAD_PERCENT),
     ]
