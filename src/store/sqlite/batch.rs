@@ -17,7 +17,7 @@ use std::collections::btree_map::Entry;
 
 use rusqlite::Connection;
 
-use super::change::Change;
+use super::change::{Change, Written};
 use super::file::{self, PAGE_BYTES};
 use super::tools::{FILED_TOGETHER, Tools};
 use super::unfiled::{Entry as Unfiling, FILED_BELOW, Unfiled};
@@ -46,19 +46,6 @@ pub struct Batch<'t, 'c> {
     other_pages: u64,
     /// Rows that went.
     gone: Vec<(Partition, ItemKey)>,
-}
-
-/// What a transaction changes for those who look for rows, once it is committed.
-#[derive(Default)]
-pub struct Written {
-    /// About how many pages changed.
-    pub pages: u64,
-    /// Rows that the index does not know.
-    pub made: Vec<Unfiling>,
-    /// Rows that the index knows now.
-    pub filed: Vec<Unfiling>,
-    /// Rows that went.
-    pub gone: Vec<(Partition, ItemKey)>,
 }
 
 /// A row as the transaction has it so far.

@@ -1,7 +1,9 @@
-//! What writers are asked to change, and how much memory it takes while it waits.
+//! What writers are asked to change, how much memory it takes while it waits, and what a
+//! transaction of it changed for those who look for rows.
 
 use bytes::Bytes;
 
+use super::unfiled::{Entry as Unfiling, Unfiled};
 use crate::protocol::effect::HintId;
 use crate::protocol::id::{ItemKey, NodeId, Partition};
 use crate::protocol::replica::Mutation;
@@ -73,4 +75,29 @@ pub fn set_bytes(set: &SiblingSet) -> usize {
     set.siblings()
         .map(|(_, version)| version.value.as_ref().map_or(0, Bytes::len))
         .sum()
+}
+
+/// What a transaction changes for those who look for rows, once it is committed.
+#[derive(Default)]
+pub struct Written {
+    /// About how many pages changed.
+    pub pages: u64,
+    /// Rows that the index does not know.
+    pub made: Vec<Unfiling>,
+    /// Rows that the index knows now.
+    pub filed: Vec<Unfiling>,
+    /// Rows that went.
+    pub gone: Vec<(Partition, ItemKey)>,
+}
+
+impl Written {
+    /// Tells what was committed: new rows before, and rows that are filed or gone after
+    /// snapshots that lack it count as fresh no more, which is what `flow` does.
+    pub fn tell(self, unfiled: &Unfiled, flow: impl FnOnce()) {
+        unfiled.add(self.made);
+        flow();
+        let filed = self.filed.iter().map(|row| (row.partition, &row.key));
+        let gone = self.gone.iter().map(|(partition, key)| (*partition, key));
+        unfiled.forget(filed.chain(gone));
+    }
 }

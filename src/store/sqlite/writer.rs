@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::batch::{Batch, MAX_BATCH_BYTES, Written};
-use super::change::{Change, OVERHEAD_BYTES};
+use super::batch::{Batch, MAX_BATCH_BYTES};
+use super::change::{Change, OVERHEAD_BYTES, Written};
 use super::checkpoints::{Checkpoints, Failure, Progress};
 use super::file;
 use super::here::Here;
@@ -178,18 +178,10 @@ impl<'c> Writer<'c> {
         }
     }
 
-    /// Tells those who look for rows what was committed: new rows before, and rows that
-    /// are filed or gone after snapshots that lack it count as fresh no more.
+    /// Tells those who look for rows what was committed.
     fn tell(&self, written: Written) {
         let unfiled = &self.post.shared.unfiled[self.post.file as usize];
-        unfiled.add(written.made);
-        self.post.here.flow(self.post.file);
-        let filed = written.filed.iter().map(|row| (row.partition, &row.key));
-        let gone = written
-            .gone
-            .iter()
-            .map(|(partition, key)| (*partition, key));
-        unfiled.forget(filed.chain(gone));
+        written.tell(unfiled, || self.post.here.flow(self.post.file));
     }
 
     /// Tells those who ask for states what a change left.

@@ -228,14 +228,7 @@ impl Place {
         let written = batch.write(&self.shared).expect("writes");
         self.connection.execute_batch("COMMIT").expect("commits");
         self.next_id = tools.next_id;
-        let unfiled = &self.shared.unfiled[0];
-        unfiled.add(written.made);
-        let filed = written.filed.iter().map(|row| (row.partition, &row.key));
-        let gone = written
-            .gone
-            .iter()
-            .map(|(partition, key)| (*partition, key));
-        unfiled.forget(filed.chain(gone));
+        written.tell(self.unfiled(), || {});
         replies
     }
 
