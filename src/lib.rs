@@ -29,7 +29,7 @@
 //!    nodes ([`protocol::preference`]), the request is forwarded to one that is.
 //! 4. The coordinator asks its [`store`] to mint and write in one transaction.
 //!    [`protocol::replica`] says what becomes of the row: a new dot, the siblings
-//!    that the client had seen dropped. `store/sqlite/writer.rs` gathers what
+//!    that the client had seen dropped. `store/sqlite/writing/writer.rs` gathers what
 //!    waits into one commit and one fsync.
 //! 5. If the row would have more siblings than the table wants, the store says so
 //!    instead. `machine/fold.rs` has the module fold them ([`reconcile`]), and the

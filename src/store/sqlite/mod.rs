@@ -23,26 +23,14 @@
 //! pages of the index do not, and a key that rots there may be looked for in vain
 //! until the rows are next derived (walk.rs).
 
-mod batch;
-mod change;
-mod checkpoints;
-mod file;
-mod here;
-mod log;
-mod log_writes;
-mod open;
+mod files;
 mod queue;
-mod reader;
-mod repair;
+mod reading;
 mod requests;
-mod states;
-mod suspicion;
 #[cfg(test)]
 mod tests;
-mod tools;
 mod unfiled;
-mod walk;
-mod writer;
+mod writing;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -52,20 +40,21 @@ use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
 
-use self::change::{Change, Delivered};
-use self::checkpoints::Checkpointer;
-use self::here::Here;
-pub use self::open::{
+use self::files::file;
+pub use self::files::open::{
     Durability, MAX_FILES, MAX_QUEUED_CHANGE_BYTES, MAX_QUEUED_CHANGES, MAX_QUEUED_READS,
     OnFailedCommit, OpenError, Options,
 };
-use self::open::{Opened, REFILLED, lock, open_files, rest, wake};
+use self::files::open::{Opened, REFILLED, lock, open_files, rest, wake};
+use self::files::suspicion::Suspicion;
 use self::queue::{Queue, Refused};
-use self::reader::{Part, Query, Reader, Survey};
-use self::states::States;
-use self::suspicion::Suspicion;
+use self::reading::here::Here;
+use self::reading::reader::{self, Part, Query, Reader, Survey};
+use self::reading::states::States;
 use self::unfiled::Unfiled;
-use self::writer::{Job, Look, Post, Work, Writer};
+use self::writing::change::{Change, Delivered};
+use self::writing::checkpoints::Checkpointer;
+use self::writing::writer::{Job, Look, Post, Work, Writer};
 use super::{Done, Figures, Store};
 use crate::protocol::effect::{StoreError, StoreReply, StoreRequest};
 use crate::protocol::id::{ItemKey, Partition};
@@ -222,7 +211,9 @@ impl SqliteStore {
             });
         }
         let here = Arc::new(Here::open(dir, files, shared.clone())?);
-        let (checkpointer, checkpoints) = Checkpointer::open(dir, files)?;
+        let readers_here = here.clone();
+        let let_go = Box::new(move |file| readers_here.let_go_of_old(file));
+        let (checkpointer, checkpoints) = Checkpointer::open(dir, files, let_go)?;
         let mut writers = Vec::new();
         for (((connection, next_id), checkpoints), file) in
             connections.into_iter().zip(checkpoints).zip(0..)

@@ -4,9 +4,9 @@
 //! file; reads of one row and of hints to the reading threads; what reads many rows to
 //! the thread that does nothing else.
 
-use super::change::Change;
-use super::reader::{Part, Query, Survey};
-use super::writer::Look;
+use super::reading::reader::{Part, Query, Survey};
+use super::writing::change::Change;
+use super::writing::writer::Look;
 use super::{Answer, SqliteStore, file_of};
 use crate::protocol::effect::StoreRequest;
 use crate::store::Done;

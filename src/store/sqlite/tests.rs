@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use super::files::{log, repair};
 use super::*;
 use crate::protocol::id::NodeId;
 use crate::protocol::replica::Outcome;
@@ -513,7 +514,8 @@ fn a_commit_that_fails_breaks_the_file_off_and_is_told() {
         assert!(queue.push(Job { work, answer }, 0).is_ok());
     }
     queue.close();
-    let checkpoints = Checkpointer::open(dir.path(), 1).expect("opens").1.pop();
+    let opened = Checkpointer::open(dir.path(), 1, Box::new(|_| {}));
+    let checkpoints = opened.expect("opens").1.pop();
     let post = Post {
         file: 0,
         durability: Durability::Commit,

@@ -28,7 +28,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rusqlite::Connection;
 
-use super::file;
+use super::files::file;
 use crate::protocol::id::{ItemKey, Partition};
 
 /// The number that says of a file: every row with a lesser id is known to the index.

@@ -253,8 +253,10 @@ fn a_log_that_lost_commits_renews_the_incarnation() {
         (0, |bytes| bytes.fill(0x3c)),
         (0, |bytes| bytes[17] ^= 1),
         (10, |bytes| {
-            // Amid the tenth of twenty commits, each of which is of a few frames.
-            let middle = bytes.len() / 2;
+            // Amid the tenth of twenty commits, each of which is of a few frames. Room
+            // that no commit has used yet follows them.
+            let room = bytes.iter().rev().take_while(|byte| **byte == 0).count();
+            let middle = (bytes.len() - room) / 2;
             bytes[middle] ^= 1;
         }),
     ];

@@ -10,10 +10,10 @@ use crate::protocol::dot::Epoch;
 use crate::protocol::replica::{Draft, Minting, Mutation, SiblingLimits};
 use crate::protocol::siblings::StateHash;
 use crate::store::row;
-use crate::store::sqlite::batch::Batch;
-use crate::store::sqlite::tools::Tools;
+use crate::store::sqlite::reading::walk::Walk;
 use crate::store::sqlite::unfiled::{self, Bounds};
-use crate::store::sqlite::walk::Walk;
+use crate::store::sqlite::writing::batch::Batch;
+use crate::store::sqlite::writing::tools::Tools;
 use crate::store::suite::rows;
 
 const PARTITION: Partition = Partition(3);

@@ -1,4 +1,7 @@
-//! What a connection wrote in joined writes is what others find, commit by commit.
+//! What a connection wrote in joined writes is what others find, commit by commit; what
+//! room there is in a log, and that it is moved.
+
+use std::collections::BTreeSet;
 
 use super::*;
 
@@ -83,4 +86,67 @@ fn each_commit_is_in_the_log_whole_when_it_is_shown() {
         file::checkpoint(&connection, durability == Durability::Os).expect("moves");
         assert_rows(&dir, there);
     }
+}
+
+#[test]
+fn a_log_that_is_synced_has_room_and_ends_where_its_commits_end() {
+    const COMMITS: i64 = 200;
+    let dir = dir();
+    let opened = file::open_writer(&file::path(dir.path(), 0), None);
+    let (connection, _) = opened.expect("opens");
+    file::create(&connection, &[]).expect("makes");
+    let log = dir.path().join("items-00.db-wal");
+    let mut lengths = BTreeSet::new();
+    for row in 0..COMMITS {
+        write(&connection, row..row + 1).expect("writes");
+        lengths.insert(length(&log));
+    }
+    // It is doubled at first, and then grows by a mebibyte.
+    assert!(lengths.len() < 20, "{lengths:?}");
+    let bytes = std::fs::read(&log).expect("reads");
+    let room = bytes.iter().rev().take_while(|byte| **byte == 0).count();
+    assert!((1..=(1 << 20) + BYTES).contains(&room), "{room} bytes");
+    assert_eq!(log::damage(&log).expect("reads"), None);
+    // Whoever finds the files after a crash finds every commit.
+    let crashed = self::dir();
+    for name in ["items-00.db", "items-00.db-wal"] {
+        std::fs::copy(dir.path().join(name), crashed.path().join(name)).expect("copies");
+    }
+    assert_rows(&crashed, COMMITS);
+    // Where nothing is synced there is nothing to save.
+    file::checkpoint(&connection, true).expect("moves");
+    assert_eq!(length(&log), 0, "it is cut all the same");
+    file::set_durability(&connection, Durability::Os).expect("sets");
+    for row in 0..COMMITS {
+        write(&connection, row..row + 1).expect("writes");
+    }
+    let bytes = std::fs::read(&log).expect("reads");
+    let room = bytes.iter().rev().take_while(|byte| **byte == 0).count();
+    assert!(room < BYTES, "{room} bytes");
+}
+
+#[test]
+fn who_has_not_read_for_a_while_does_not_hold_up_the_log() {
+    let dir = dir();
+    let store = open(&dir, 1);
+    put(&*store, 0, "a", "one");
+    let tool = tool(&dir, 0);
+    let left_pages = || file::checkpoint(&tool, false).expect("moves").left_pages;
+    let look = || {
+        let request = StoreRequest::Read {
+            partition: Partition(0),
+            key: key("a"),
+        };
+        assert!(store.read_now(&request).expect("is read here").is_ok());
+    };
+    look();
+    put(&*store, 0, "b", "two");
+    assert!(left_pages() > 0, "a snapshot is kept");
+    store.here.let_go_of_old(0);
+    assert_eq!(left_pages(), 0);
+    // One that is good still is kept.
+    look();
+    store.here.let_go_of_old(0);
+    put(&*store, 0, "b", "three");
+    assert!(left_pages() > 0);
 }

@@ -14,10 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use rusqlite::Connection;
 
 use super::reader::Part;
-use super::{OpenError, Shared, file, file_of};
 use crate::clock::Stopwatch;
 use crate::protocol::effect::{StoreError, StoreReply};
 use crate::protocol::id::{ItemKey, Partition};
+use crate::store::sqlite::files::file;
+use crate::store::sqlite::{OpenError, Shared, file_of};
 
 /// How many threads may read at once in this way. Each costs a connection and its
 /// cache for each file; who finds all of them taken asks the reading threads.
@@ -215,6 +216,17 @@ impl Here {
         self.tides[file as usize]
             .is_ebbing
             .store(true, Ordering::SeqCst);
+        self.let_go(file, |_| true);
+    }
+
+    /// Has everyone let go of what is good no more. Who has not read since would hold it
+    /// for as long as nobody asks, and the log could not be moved beyond it.
+    pub fn let_go_of_old(&self, file: u32) {
+        let answered = &self.tides[file as usize].answered;
+        self.let_go(file, |held_at| held_at != answered.load(Ordering::SeqCst));
+    }
+
+    fn let_go(&self, file: u32, which: impl Fn(u64) -> bool) {
         for bench in &self.benches {
             let mut seats = bench.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(seat) = seats
@@ -223,6 +235,9 @@ impl Here {
             else {
                 continue;
             };
+            if !seat.held_at.is_some_and(&which) {
+                continue;
+            }
             if let Err(error) = seat.let_go() {
                 tracing::error!(file, %error, "a snapshot did not end");
             }

@@ -10,14 +10,14 @@ use std::sync::mpsc::SyncSender;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension};
 
-use super::file::meaning;
-use super::queue::Queue;
 use super::walk::Walk;
-use super::{Answer, Shared, file_of};
 use crate::protocol::effect::{Hint, HintId, StoreError, StoreReply};
 use crate::protocol::id::{ItemKey, NodeId, Partition};
 use crate::protocol::replica::Row;
 use crate::store::row;
+use crate::store::sqlite::files::file::meaning;
+use crate::store::sqlite::queue::Queue;
+use crate::store::sqlite::{Answer, Shared, file_of};
 
 /// How many short queries share a snapshot at most, so that one never holds back
 /// a checkpoint for long.
@@ -327,7 +327,7 @@ fn named(found: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, Option<(Partition,
 impl Shared {
     /// Answers a read of one row. `place` is what `Unfiled::place` said of it before the
     /// connection's snapshot was taken, or seen to be fresh.
-    pub(super) fn read(
+    pub fn read(
         &self,
         connection: &Connection,
         item: (Partition, &ItemKey, Option<i64>),
@@ -344,7 +344,7 @@ impl Shared {
     }
 
     /// What `decode` makes of a row's bytes. For the item see [`Shared::read`].
-    pub(super) fn read_row<T>(
+    pub fn read_row<T>(
         &self,
         connection: &Connection,
         (partition, key, place): (Partition, &ItemKey, Option<i64>),

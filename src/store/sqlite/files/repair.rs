@@ -21,9 +21,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::file::{self, Kind};
+use super::log;
 use super::suspicion::is_damage;
-use super::unfiled::{self, Bounds, FILED_BELOW, Loaded};
-use super::{MAX_FILES, OpenError, Options, log};
+use crate::store::sqlite::unfiled::{self, Bounds, FILED_BELOW, Loaded};
+use crate::store::sqlite::{MAX_FILES, OpenError, Options};
 
 /// A file of the store as it was found.
 pub enum Found {

@@ -17,14 +17,14 @@ use std::ops::ControlFlow;
 
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension};
 
-use super::change::set_bytes;
-use super::unfiled::Unfiled;
-use super::{Shared, file_of};
 use crate::protocol::effect::{Leaf, StoreReply};
 use crate::protocol::id::{ItemKey, Partition};
 use crate::protocol::merkle;
 use crate::protocol::siblings::SiblingSet;
 use crate::store::row::{self, Damage};
+use crate::store::sqlite::unfiled::Unfiled;
+use crate::store::sqlite::writing::change::set_bytes;
+use crate::store::sqlite::{Shared, file_of};
 
 /// About how many bytes of rows one derivation reads at most: writers wait for
 /// it. A thousand rows of 900 bytes take some 4 ms of a processor; from a cold

@@ -18,15 +18,15 @@ use std::collections::btree_map::Entry;
 use rusqlite::Connection;
 
 use super::change::{Change, Written};
-use super::file::{self, PAGE_BYTES};
 use super::tools::{FILED_TOGETHER, Tools};
-use super::unfiled::{Entry as Unfiling, FILED_BELOW, Unfiled};
-use super::{Shared, file_of};
 use crate::protocol::effect::{HintId, LeafChange, StoreError, StoreReply};
 use crate::protocol::id::{ItemKey, NodeId, Partition};
 use crate::protocol::replica::{Mutation, Outcome, Row, apply};
 use crate::protocol::siblings::StateHash;
 use crate::store::row::{self, Damage};
+use crate::store::sqlite::files::file::{self, PAGE_BYTES};
+use crate::store::sqlite::unfiled::{Entry as Unfiling, FILED_BELOW, Unfiled};
+use crate::store::sqlite::{Shared, file_of};
 
 /// About how many bytes of rows one transaction reads and writes at most. Its
 /// changed pages are held in memory until it commits.

@@ -16,8 +16,8 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::file::{self, Kind};
 use super::repair::{self, Found};
-use super::unfiled::{self, Bounds, Loaded};
 use crate::protocol::effect::StoreError;
+use crate::store::sqlite::unfiled::{self, Bounds, Loaded};
 
 /// How many files a store has at most: each costs a thread and, with every
 /// reader, a page cache.
@@ -147,14 +147,14 @@ fn advice(error: &rusqlite::Error) -> &'static str {
 }
 
 impl OpenError {
-    pub(super) fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
+    pub fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
         OpenError::Sqlite {
             path: path.to_owned(),
             source,
         }
     }
 
-    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+    pub fn io(path: &Path, source: io::Error) -> Self {
         OpenError::Io {
             path: path.to_owned(),
             source,

@@ -8,7 +8,7 @@
 
 use rusqlite::{Connection, Statement};
 
-use super::unfiled::Hand;
+use crate::store::sqlite::unfiled::Hand;
 
 /// How many rows one statement tells the index of: to begin and end a statement costs as
 /// much as a row does.

@@ -15,9 +15,10 @@ use std::sync::{Mutex, MutexGuard};
 
 use rusqlite::ErrorCode;
 
-use super::{Shared, file, repair};
+use super::{file, repair};
 use crate::protocol::effect::StoreError;
 use crate::protocol::id::{ItemKey, Partition};
+use crate::store::sqlite::Shared;
 
 /// How many damaged rows are remembered, so that each is told once; what is found
 /// beyond them is told each time.
@@ -56,12 +57,12 @@ pub fn is_damage(error: &rusqlite::Error) -> bool {
 }
 
 impl Shared {
-    pub(super) fn files(&self) -> usize {
+    pub fn files(&self) -> usize {
         self.suspicion.marked.len()
     }
 
     /// Counts a row that cannot be read, and says so when it is first met.
-    pub(super) fn note_damage(&self, partition: Partition, key: &ItemKey, damage: &dyn Display) {
+    pub fn note_damage(&self, partition: Partition, key: &ItemKey, damage: &dyn Display) {
         self.count_damage();
         self.states.set(partition, key, None);
         let mut rows = self.suspicion.rows();
@@ -77,27 +78,27 @@ impl Shared {
     }
 
     /// The row is sound again.
-    pub(super) fn note_mended(&self, partition: Partition, key: &ItemKey) {
+    pub fn note_mended(&self, partition: Partition, key: &ItemKey) {
         self.suspicion.rows().remove(&(partition, key.clone()));
         tracing::info!(partition = partition.0, ?key, "a damaged row is mended");
     }
 
     /// What an error of SQLite's means to those who asked. Marks the file if it
     /// says that it is damaged.
-    pub(super) fn meaning(&self, file: u32, error: &rusqlite::Error) -> StoreError {
+    pub fn meaning(&self, file: u32, error: &rusqlite::Error) -> StoreError {
         self.suspect(file, error);
         file::meaning(error)
     }
 
     /// Marks the file if the error says that it is damaged.
-    pub(super) fn suspect(&self, file: u32, error: &rusqlite::Error) {
+    pub fn suspect(&self, file: u32, error: &rusqlite::Error) {
         if is_damage(error) {
             self.suspect_text(file, &error.to_string());
         }
     }
 
     /// Marks the file: it is damaged, as the text says.
-    pub(super) fn suspect_text(&self, file: u32, text: &str) {
+    pub fn suspect_text(&self, file: u32, text: &str) {
         let suspicion = &self.suspicion;
         if suspicion.marked[file as usize].swap(true, Ordering::SeqCst) {
             return;

@@ -6,6 +6,9 @@
 //! little, and the writer moves that itself between two of its transactions: only then
 //! does the log have an end, and can begin anew.
 //!
+//! Nor does the disk get it all at once, which would hold up the logs' syncs: see
+//! vfs/paced.rs.
+//!
 //! Promises: a file's log is moved by one at a time, the writer or this thread; a sync
 //! that failed is told to the writer, which takes no more changes then; if this thread is
 //! gone, writers do the whole of it.
@@ -17,7 +20,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 
-use super::{OpenError, file};
+use crate::store::sqlite::OpenError;
+use crate::store::sqlite::files::file;
+use crate::store::sqlite::files::vfs::paced;
 
 /// How often what came meanwhile is moved too. Each time it is what came during the time
 /// before, and that is soon little.
@@ -136,29 +141,42 @@ struct Target {
     connection: Connection,
     /// To sync it. Kept for as long as the connections are: closing a file gives up the
     /// process's locks on it.
-    database: File,
+    database: Arc<File>,
     slot: Arc<Slot>,
 }
+
+/// Has those who read a file let go of what they hold of it and no longer want: a log is
+/// moved no further than to where the oldest of them looks.
+pub type LetGo = Box<dyn Fn(u32) + Send>;
 
 /// The thread's state.
 pub struct Checkpointer {
     targets: Vec<Target>,
     asked: Receiver<u32>,
+    let_go: LetGo,
 }
 
 impl Checkpointer {
     /// Opens what is needed for a store of this many files. Ends when every one of the
     /// [`Checkpoints`], one for each file, is gone.
-    pub fn open(dir: &Path, files: u32) -> Result<(Self, Vec<Checkpoints>), OpenError> {
+    pub fn open(
+        dir: &Path,
+        files: u32,
+        let_go: LetGo,
+    ) -> Result<(Self, Vec<Checkpoints>), OpenError> {
         let (asking, asked) = sync_channel(files as usize);
         let mut targets = Vec::new();
         let mut checkpoints = Vec::new();
         for number in 0..files {
             let path = file::path(dir, number);
             let slot = Arc::new(Slot::default());
+            let connection = file::open_mover(&path)?;
+            let database = File::open(&path).map_err(|source| OpenError::io(&path, source))?;
+            let database = Arc::new(database);
+            paced::pace(&connection, paced::by(database.clone()));
             targets.push(Target {
-                connection: file::open_mover(&path)?,
-                database: File::open(&path).map_err(|source| OpenError::io(&path, source))?,
+                connection,
+                database,
                 slot: slot.clone(),
             });
             checkpoints.push(Checkpoints {
@@ -167,14 +185,20 @@ impl Checkpointer {
                 asked: asking.clone(),
             });
         }
-        Ok((Checkpointer { targets, asked }, checkpoints))
+        let checkpointer = Checkpointer {
+            targets,
+            asked,
+            let_go,
+        };
+        Ok((checkpointer, checkpoints))
     }
 
     /// Moves the logs that it is asked to move.
     pub fn run(self) {
         while let Ok(number) = self.asked.recv() {
             let target = &self.targets[number as usize];
-            target.slot.set(State::Done(target.advance()));
+            let moved = target.advance(|| (self.let_go)(number));
+            target.slot.set(State::Done(moved));
         }
     }
 }
@@ -188,9 +212,10 @@ impl Drop for Checkpointer {
 }
 
 impl Target {
-    fn advance(&self) -> Result<(), Failure> {
+    fn advance(&self, let_go: impl Fn()) -> Result<(), Failure> {
         let mut before = u64::MAX;
         for _ in 0..MAX_PASSES {
+            let_go();
             let left = file::checkpoint(&self.connection, false)?.left_pages;
             // Where readers hold back as much as before, there is no use in going on.
             if left <= MAX_LEFT_PAGES || left >= before {
@@ -232,7 +257,8 @@ mod tests {
     }
 
     fn of(dir: &tempfile::TempDir) -> (Checkpointer, Checkpoints) {
-        let (checkpointer, mut checkpoints) = Checkpointer::open(dir.path(), 1).expect("opens");
+        let (checkpointer, mut checkpoints) =
+            Checkpointer::open(dir.path(), 1, Box::new(|_| {})).expect("opens");
         (checkpointer, checkpoints.pop().expect("one file"))
     }
 
@@ -259,6 +285,33 @@ mod tests {
         let long = log_bytes();
         fill(&connection, 260..400);
         assert_eq!(log_bytes(), long, "it begins anew");
+        drop(checkpoints);
+        thread.join().expect("ends when nobody can ask");
+    }
+
+    #[test]
+    fn what_is_moved_is_awaited_slice_by_slice() {
+        let (dir, connection) = database();
+        fill(&connection, 200..600);
+        let before = moved_bytes(&dir);
+        let (checkpointer, checkpoints) = of(&dir);
+        let slices = Arc::new(Mutex::new(Vec::new()));
+        let told = slices.clone();
+        let flush = move |range| {
+            told.lock().expect("sound").push(range);
+            Ok(())
+        };
+        paced::pace(&checkpointer.targets[0].connection, Box::new(flush));
+        let thread = thread::spawn(|| checkpointer.run());
+        assert!(matches!(checkpoints.advance(true), Ok(Progress::Done)));
+        let moved = moved_bytes(&dir) - before;
+        let slices = slices.lock().expect("sound");
+        let lengths = slices.iter().map(|range| range.end - range.start);
+        assert!(moved > 4 * paced::SLICE_BYTES);
+        // A page that has changed twice is moved once: no slice is longer in the file than
+        // what was written of it, but for the pages between that were there before.
+        assert!(lengths.clone().all(|length| length >= paced::SLICE_BYTES));
+        assert!(lengths.sum::<u64>() + paced::SLICE_BYTES > moved);
         drop(checkpoints);
         thread.join().expect("ends when nobody can ask");
     }
@@ -293,10 +346,18 @@ mod tests {
             target.connection = reader;
         };
         let of_nothing = |target: &mut Target| {
-            target.database = File::open("/dev/null").expect("opens");
+            target.database = Arc::new(File::open("/dev/null").expect("opens"));
+        };
+        let of_a_full_disk = |target: &mut Target| {
+            let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+            paced::pace(&target.connection, Box::new(move |_| Err(full())));
         };
         type Spoil<'a> = &'a dyn Fn(&mut Target);
-        let spoilers: [(Spoil, bool); 2] = [(&of_a_reader, false), (&of_nothing, true)];
+        let spoilers: [(Spoil, bool); 3] = [
+            (&of_a_reader, false),
+            (&of_a_full_disk, true),
+            (&of_nothing, true),
+        ];
         for (spoil, is_failed_sync) in spoilers {
             let (mut checkpointer, checkpoints) = of(&dir);
             spoil(&mut checkpointer.targets[0]);

@@ -29,8 +29,9 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
 
-use super::{Durability, OpenError, log_writes};
+use super::vfs::{log_writes, paced};
 use crate::protocol::effect::StoreError;
+use crate::store::sqlite::{Durability, OpenError};
 
 /// The schema that this code writes; older ones are migrated at open.
 pub const SCHEMA_VERSION: i64 = 2;
@@ -120,12 +121,7 @@ pub enum Kind {
 /// It syncs every commit, whatever the store's durability: see [`set_durability`].
 pub fn open_writer(path: &Path, max_bytes: Option<u64>) -> Result<(Connection, Kind), OpenError> {
     let sqlite = |source| OpenError::sqlite(path, source);
-    let flags = OpenFlags::default();
-    let connection = if log_writes::register() {
-        Connection::open_with_flags_and_vfs(path, flags, log_writes::NAME)
-    } else {
-        Connection::open_with_flags(path, flags)
-    };
+    let connection = log_writes::LAYER.connect(path, OpenFlags::default());
     let connection = connection.map_err(sqlite)?;
     let mut kind = kind(&connection, path)?;
     set_up(&connection).map_err(sqlite)?;
@@ -176,7 +172,7 @@ pub fn open_reader(path: &Path, cache_kib: i64) -> Result<Connection, OpenError>
 pub fn open_mover(path: &Path) -> Result<Connection, OpenError> {
     let sqlite = |source| OpenError::sqlite(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    let connection = paced::LAYER.connect(path, flags).map_err(sqlite)?;
     connection
         .execute_batch(
             "PRAGMA synchronous = FULL;

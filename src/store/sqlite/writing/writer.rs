@@ -16,7 +16,7 @@
 //! [`Options::on_failed_commit`] is told; to end the process there is the
 //! caller's choice. What was acknowledged before stays, and reads go on.
 //!
-//! [`Options::on_failed_commit`]: super::Options::on_failed_commit
+//! [`Options::on_failed_commit`]: crate::store::sqlite::Options::on_failed_commit
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,14 +26,14 @@ use rusqlite::Connection;
 use super::batch::{Batch, MAX_BATCH_BYTES};
 use super::change::{Change, OVERHEAD_BYTES, Written};
 use super::checkpoints::{Checkpoints, Failure, Progress};
-use super::file;
-use super::here::Here;
-use super::queue::Queue;
 use super::tools::Tools;
-use super::walk::Walk;
-use super::{Answer, Durability, Shared};
 use crate::protocol::effect::{StoreError, StoreReply};
 use crate::protocol::id::{ItemKey, Partition};
+use crate::store::sqlite::files::file;
+use crate::store::sqlite::queue::Queue;
+use crate::store::sqlite::reading::here::Here;
+use crate::store::sqlite::reading::walk::Walk;
+use crate::store::sqlite::{Answer, Durability, Shared};
 
 /// How many changes one transaction holds at most: past some hundred, sharing a
 /// sync saves nothing more, and a failed batch is done again one by one.

@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 
-use super::unfiled::{Entry as Unfiling, Unfiled};
 use crate::protocol::effect::HintId;
 use crate::protocol::id::{ItemKey, NodeId, Partition};
 use crate::protocol::replica::Mutation;
 use crate::protocol::siblings::{SiblingSet, StateHash};
+use crate::store::sqlite::unfiled::{Entry as Unfiling, Unfiled};
 
 /// About how many bytes a request takes beside its values: key, context, list
 /// nodes.
