@@ -49,10 +49,10 @@ const PAST: &str = "an operation that forgets part of the state that it was made
 /// The mistake that the finding looks like.
 pub(crate) fn hint(finding: &Finding) -> Option<&'static str> {
     let failures = [&finding.right.answer, &finding.left.answer];
-    for failure in failures
+    let failure = failures
         .into_iter()
-        .filter_map(|answer| answer.as_ref().err())
-    {
+        .find_map(|answer| answer.as_ref().err());
+    if let Some(failure) = failure {
         return match failure {
             Failure::Limit(Limit::Fuel, _) => Some(LOOP),
             Failure::Limit(Limit::Memory, _) => Some(MEMORY),
