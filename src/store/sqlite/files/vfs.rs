@@ -209,9 +209,8 @@ impl Layer {
     ///
     /// # Safety
     ///
-    /// The layer opens files with this `T`, and the connection is not in use while the
-    /// result is.
-    unsafe fn of_database<'c, T>(&self, connection: &'c Connection) -> Option<&'c mut T> {
+    /// The layer opens files with this `T`.
+    unsafe fn of_database<'c, T>(&self, connection: &'c mut Connection) -> Option<&'c mut T> {
         let made = self.methods.get().and_then(Option::as_ref)?;
         let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
         unsafe {

@@ -170,10 +170,10 @@ impl Checkpointer {
         for number in 0..files {
             let path = file::path(dir, number);
             let slot = Arc::new(Slot::default());
-            let connection = file::open_mover(&path)?;
+            let mut connection = file::open_mover(&path)?;
             let database = File::open(&path).map_err(|source| OpenError::io(&path, source))?;
             let database = Arc::new(database);
-            paced::pace(&connection, paced::by(database.clone()));
+            paced::pace(&mut connection, paced::by(database.clone()));
             targets.push(Target {
                 connection,
                 database,
@@ -294,14 +294,14 @@ mod tests {
         let (dir, connection) = database();
         fill(&connection, 200..600);
         let before = moved_bytes(&dir);
-        let (checkpointer, checkpoints) = of(&dir);
+        let (mut checkpointer, checkpoints) = of(&dir);
         let slices = Arc::new(Mutex::new(Vec::new()));
         let told = slices.clone();
         let flush = move |range| {
             told.lock().expect("sound").push(range);
             Ok(())
         };
-        paced::pace(&checkpointer.targets[0].connection, Box::new(flush));
+        paced::pace(&mut checkpointer.targets[0].connection, Box::new(flush));
         let thread = thread::spawn(|| checkpointer.run());
         assert!(matches!(checkpoints.advance(true), Ok(Progress::Done)));
         let moved = moved_bytes(&dir) - before;
@@ -350,7 +350,7 @@ mod tests {
         };
         let of_a_full_disk = |target: &mut Target| {
             let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
-            paced::pace(&target.connection, Box::new(move |_| Err(full())));
+            paced::pace(&mut target.connection, Box::new(move |_| Err(full())));
         };
         type Spoil<'a> = &'a dyn Fn(&mut Target);
         let spoilers: [(Spoil, bool); 3] = [

@@ -69,8 +69,8 @@ impl Pace {
 
 /// Has this connection's writes to its database flushed slice by slice. Does nothing for
 /// a connection that does not use the layer.
-pub fn pace(connection: &Connection, flush: Flush) {
-    // SAFETY: the layer's own is a `Pace`, and nobody uses the connection meanwhile.
+pub fn pace(connection: &mut Connection, flush: Flush) {
+    // SAFETY: the layer's own is a `Pace`.
     if let Some(pace) = unsafe { LAYER.of_database::<Pace>(connection) } {
         *pace = Pace {
             flush: Some(flush),
