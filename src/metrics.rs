@@ -2,19 +2,7 @@
 //!
 //! Everything is named `kinfold_…`. Counters end in `_total`, times are seconds.
 //!
-//! | name | type | labels |
-//! | --- | --- | --- |
-//! | `kinfold_requests_total` | counter | `kind`, `status`, `code` |
-//! | `kinfold_request_seconds` | histogram | `kind` |
-//! | `kinfold_requests_in_flight` | gauge | |
-//! | `kinfold_quorums_total` | counter | `kind` (`read`, `write`), `outcome` |
-//! | `kinfold_read_siblings` | histogram | |
-//! | `kinfold_read_repairs_total` | counter | |
-//! | `kinfold_folds_total` | counter | `reconciler`, `digest`, `outcome` |
-//! | `kinfold_fold_seconds` | histogram | |
-//! | `kinfold_hints_stored_total`, `kinfold_hints_delivered_total` | counter | |
-//! | `kinfold_store_queue_depth` | gauge | `queue` (`write`, `read`) |
-//! | `kinfold_store_batch_changes` | histogram | |
+//! What there is stands in docs/operating.md, with what to make of it.
 //!
 //! `kind` of a request is one of [`Kind`]; `code` is the problem's
 //! and empty when there was none. Promises: counting never blocks for long and
@@ -223,6 +211,15 @@ impl Family {
     }
 }
 
+/// A gauge without labels.
+fn gauge(name: &'static str, help: &'static str, value: u64) -> Family {
+    Family {
+        name,
+        help,
+        samples: Samples::Gauge(vec![(Vec::new(), value as f64)]),
+    }
+}
+
 /// A store's figures as families.
 pub fn of_store(figures: &Figures) -> Vec<Family> {
     let depth = |queue: &str, depth: u64| (vec![("queue", queue.to_owned())], depth as f64);
@@ -241,6 +238,16 @@ pub fn of_store(figures: &Figures) -> Vec<Family> {
                 depth("read", figures.read_queue_depth),
             ]),
         },
+        gauge(
+            "kinfold_store_unfiled_rows",
+            "New rows that the store's indices do not know yet",
+            figures.unfiled_rows,
+        ),
+        gauge(
+            "kinfold_store_log_bytes",
+            "How long the store's write-ahead logs are on the disk",
+            figures.log_bytes,
+        ),
         Family {
             name: "kinfold_store_batch_changes",
             help: "Changes in each transaction",
@@ -259,11 +266,6 @@ pub fn of_machine(counters: &Counters) -> Vec<Family> {
         name,
         help,
         samples: Samples::Counter(vec![(Vec::new(), value)]),
-    };
-    let gauge = |name, help, value: u64| Family {
-        name,
-        help,
-        samples: Samples::Gauge(vec![(Vec::new(), value as f64)]),
     };
     let outcome = |name: &str| vec![("outcome", name.to_owned())];
     let purpose = |name: &str| vec![("for", name.to_owned())];
@@ -488,6 +490,8 @@ mod tests {
             commits: 3,
             changes: 6,
             batch_sizes: [1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+            unfiled_rows: 21,
+            log_bytes: 4096,
             ..Figures::default()
         };
         let mut others = of_store(&figures);
@@ -536,6 +540,8 @@ mod tests {
             "kinfold_hints_delivered_total 2",
             "kinfold_fold_seconds_count 1",
             "kinfold_store_queue_depth{queue=\"write\"} 7",
+            "kinfold_store_unfiled_rows 21",
+            "kinfold_store_log_bytes 4096",
             "kinfold_store_batch_changes_bucket{le=\"2.0\"} 2",
             "kinfold_store_batch_changes_bucket{le=\"+Inf\"} 3",
             "kinfold_store_batch_changes_count 3",

@@ -76,4 +76,8 @@ pub struct Figures {
     pub batch_sizes: [u64; 11],
     /// Times that a stored row was found damaged, the same one each time.
     pub damaged_rows: u64,
+    /// New rows that the indices do not know yet.
+    pub unfiled_rows: u64,
+    /// How long the logs are on the disk, together.
+    pub log_bytes: u64,
 }

@@ -497,6 +497,12 @@ impl Store for SqliteStore {
             commits: shared.commits.load(Ordering::Relaxed),
             changes: shared.changes.load(Ordering::Relaxed),
             damaged_rows: shared.damaged.load(Ordering::Relaxed),
+            unfiled_rows: shared.unfiled.iter().map(|of| of.count() as u64).sum(),
+            log_bytes: (0..shared.files)
+                .map(|number| file::log_path(&self.data_dir, number))
+                // A closed store has none.
+                .map(|log| std::fs::metadata(log).map_or(0, |log| log.len()))
+                .sum(),
             ..Figures::default()
         };
         for (figure, count) in figures.batch_sizes.iter_mut().zip(&shared.batch_sizes) {

@@ -193,6 +193,11 @@ impl Unfiled {
         self.bounds
     }
 
+    /// How many rows there are.
+    pub fn count(&self) -> usize {
+        self.read().count
+    }
+
     /// Where the row lies, if it is unfiled. A snapshot to read it from is taken, or seen
     /// to be fresh, after this call.
     pub fn place(&self, partition: Partition, key: &ItemKey) -> Option<i64> {

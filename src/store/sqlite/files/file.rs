@@ -100,6 +100,11 @@ pub fn path(data_dir: &Path, file: u32) -> PathBuf {
     data_dir.join(format!("items-{file:02}.db"))
 }
 
+/// Where SQLite keeps the log of a file of the store.
+pub fn log_path(data_dir: &Path, file: u32) -> PathBuf {
+    data_dir.join(format!("items-{file:02}.db-wal"))
+}
+
 /// What marks a file of the store as suspect, see suspicion.rs.
 pub fn mark_path(data_dir: &Path, file: u32) -> PathBuf {
     data_dir.join(format!("items-{file:02}.suspect"))

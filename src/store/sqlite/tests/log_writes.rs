@@ -51,7 +51,7 @@ fn each_commit_is_in_the_log_whole_when_it_is_shown() {
     let opened = file::open_writer(&file::path(dir.path(), 0), None);
     let (connection, _) = opened.expect("opens");
     file::create(&connection, &[]).expect("makes");
-    let log = dir.path().join("items-00.db-wal");
+    let log = file::log_path(dir.path(), 0);
     for durability in [Durability::Commit, Durability::Os] {
         file::set_durability(&connection, durability).expect("sets");
         connection
@@ -95,7 +95,7 @@ fn a_log_that_is_synced_has_room_and_ends_where_its_commits_end() {
     let opened = file::open_writer(&file::path(dir.path(), 0), None);
     let (connection, _) = opened.expect("opens");
     file::create(&connection, &[]).expect("makes");
-    let log = dir.path().join("items-00.db-wal");
+    let log = file::log_path(dir.path(), 0);
     let mut lengths = BTreeSet::new();
     for row in 0..COMMITS {
         write(&connection, row..row + 1).expect("writes");
@@ -149,4 +149,25 @@ fn who_has_not_read_for_a_while_does_not_hold_up_the_log() {
     store.here.let_go_of_old(0);
     put(&*store, 0, "b", "three");
     assert!(left_pages() > 0);
+}
+
+#[test]
+fn figures_tell_of_logs_and_of_rows_that_the_index_does_not_know() {
+    let dir = dir();
+    let store = open(&dir, 2);
+    let before = store.figures();
+    assert_eq!(before.unfiled_rows, 0);
+    for (partition, item) in [(0, "a"), (1, "b"), (1, "c")] {
+        put(&*store, partition, item, "x");
+    }
+    let figures = store.figures();
+    assert_eq!(
+        figures.unfiled_rows, 3,
+        "one in one file and two in the other"
+    );
+    let logs = [0, 1].map(|number| length(&file::log_path(dir.path(), number)));
+    assert!(logs.iter().all(|bytes| *bytes > 0));
+    assert_eq!(figures.log_bytes, logs.iter().sum::<u64>());
+    store.close();
+    assert_eq!(store.figures().log_bytes, 0);
 }
