@@ -11,7 +11,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// How jemalloc is set. A commit gives back at once what dozens of requests had taken, and
 /// the thread caches are to hold that: their usual two hundred places a size overflow, and
 /// what overflows costs a lock and a search. Eight times as many objects as a slab has, at
-/// most a thousand of a size, is some two megabytes for a busy thread.
+/// most a thousand of a size: a node's memory under load is the same within a megabyte.
 ///
 /// jemalloc looks for this symbol. What the environment says in `MALLOC_CONF` goes before.
 #[cfg(not(target_env = "msvc"))]

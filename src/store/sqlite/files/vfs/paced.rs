@@ -1,6 +1,6 @@
 //! What is moved into a database reaches the disk a slice at a time.
 //!
-//! A checkpoint copies tens of megabytes into the system's memory in a moment. When
+//! A checkpoint copies thousands of pages into the system's memory in a moment. When
 //! the database is synced then, they all go to the disk at once, and whoever syncs a log
 //! meanwhile waits behind them: a tenth of a second in which no write is answered.
 //! In this layer each slice that was copied is awaited on the disk before the next.
