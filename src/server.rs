@@ -257,11 +257,9 @@ async fn start(config: &Config, listener: &TcpListener) -> anyhow::Result<Parts>
     };
     let node = Node::new(config.node.name.clone(), machine, ports);
     let receiver = Arc::downgrade(&node);
-    let deliver: Deliver = Arc::new(move |inputs: &mut Vec<Input>| {
-        let inputs = inputs.drain(..);
-        if let Some(node) = receiver.upgrade() {
-            node.step_all(inputs);
-        }
+    let deliver: Deliver = Arc::new(move |inputs: &mut Vec<Input>| match receiver.upgrade() {
+        Some(node) => node.step_with_waiting(inputs),
+        None => inputs.clear(),
     });
     let identity = http::Identity::new(&config.node.name, &address);
     let transport = Arc::new(HttpTransport::new(identity.clone(), deliver));

@@ -46,6 +46,8 @@ const NODES: usize = 3;
 const PARTITIONS: u32 = 256;
 /// How many items are written and read in turn.
 const ITEMS: u64 = 64;
+/// How many clients ask at the same time, in the scene that is about that.
+const AT_ONCE: usize = 32;
 /// How long one step of the nodes' clock is while they find each other, and how long
 /// it really takes: long enough for each of them to be ticked in it, watched or not.
 const STEP_MS: u64 = 25;
@@ -264,6 +266,26 @@ impl Cluster {
         response
     }
 
+    /// All of them at once, and waits for the last.
+    fn get_all(&self, requests: Vec<ItemRequest>) {
+        let asking = async {
+            let node = &self.nodes[0];
+            let asked = requests
+                .into_iter()
+                .map(|request| {
+                    let node = node.clone();
+                    tokio::spawn(async move { node.item(request).await })
+                })
+                .collect::<Vec<_>>();
+            for asked in asked {
+                let response = timeout(PATIENCE, asked).await.expect("in time");
+                let response = response.expect("it was asked");
+                assert!(matches!(response, Response::Value(_)), "{response:?}");
+            }
+        };
+        self.runtime.block_on(asking);
+    }
+
     /// Asks. What the third replica answers after the client was told is taken in
     /// while the next one is asked, so each time has it once.
     fn ask(&self, request: ItemRequest) -> Response {
@@ -317,11 +339,9 @@ fn start(
     };
     let node = Node::new(name.clone(), machine, ports);
     let receiver = Arc::downgrade(&node);
-    let deliver: Deliver = Arc::new(move |inputs: &mut Vec<Input>| {
-        let inputs = inputs.drain(..);
-        if let Some(node) = receiver.upgrade() {
-            node.step_all(inputs);
-        }
+    let deliver: Deliver = Arc::new(move |inputs: &mut Vec<Input>| match receiver.upgrade() {
+        Some(node) => node.step_with_waiting(inputs),
+        None => inputs.clear(),
     });
     let identity = http::Identity::new(&name, &addresses[number]);
     let transport = Arc::new(HttpTransport::new(identity.clone(), deliver));
@@ -345,7 +365,8 @@ fn with<T>(late: &Late, work: impl FnOnce(&mut Cluster) -> T) -> T {
 pub fn scenes() -> Vec<Scene> {
     let cluster = Late::default();
     let (maker, puts) = (cluster.clone(), cluster.clone());
-    let (asks, gets) = (cluster.clone(), cluster);
+    let (asks, gets) = (cluster.clone(), cluster.clone());
+    let (many_asks, many_gets) = (cluster.clone(), cluster);
     vec![
         // An item is put once a batch: each put needs what the last one told.
         Scene::new(
@@ -359,6 +380,17 @@ pub fn scenes() -> Vec<Scene> {
             "node/get on three",
             move || with(&asks, Cluster::next_get),
             move |request| with(&gets, |cluster| cluster.get(request)),
+        )
+        .that_varies_by(SPREAD_PERCENT),
+        // As under load: what several have in common is done once.
+        Scene::new(
+            format!("node/{AT_ONCE} gets at once on three"),
+            move || {
+                with(&many_asks, |cluster| {
+                    (0..AT_ONCE).map(|_| cluster.next_get()).collect()
+                })
+            },
+            move |requests| with(&many_gets, |cluster| cluster.get_all(requests)),
         )
         .that_varies_by(SPREAD_PERCENT),
     ]

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::RuntimeFlavor;
 use tokio::sync::{Notify, oneshot};
 
 pub use admin::{AdminError, Upload};
@@ -134,6 +135,12 @@ pub struct Node {
     /// Effects are carried out on threads of the store's and the sandbox's too,
     /// which are not the runtime's own.
     runtime: tokio::runtime::Handle,
+    /// Whether one thread does all that the runtime has to do. Then what clients ask waits
+    /// for the others whose requests came at the same time: to read all of them, to step
+    /// the machine through all of them and to look up all rows is a tenth cheaper than to
+    /// do each of it for one after the other, since the processor keeps at hand what it
+    /// does again and again. Several threads would wait for the one that does so.
+    has_one_thread: bool,
     /// One change of tables or modules at a time: each is read, changed, stored.
     changing: tokio::sync::Mutex<()>,
 }
@@ -144,8 +151,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What came from other threads and was not taken in yet, in the order in which it
-/// came. As much as the store and the sandbox have in hand, which is bounded there.
+/// What came from clients and other threads and was not taken in yet, in the order in
+/// which it came. As much as has passed the gate and as the store and the sandbox have in
+/// hand, which is bounded there.
 #[derive(Default)]
 struct Inbox {
     waiting: Mutex<Vec<Input>>,
@@ -158,8 +166,7 @@ async fn take_in(inbox: Arc<Inbox>, node: Weak<Node>) {
     loop {
         inbox.arrived.notified().await;
         let Some(node) = node.upgrade() else { return };
-        std::mem::swap(&mut *lock(&inbox.waiting), &mut inputs);
-        node.step_all(inputs.drain(..));
+        node.step_with_waiting(&mut inputs);
     }
 }
 
@@ -169,6 +176,8 @@ impl Node {
     pub fn new(name: Arc<str>, machine: Machine, ports: Ports) -> Arc<Self> {
         let tables = machine.tables().clone();
         let catalog = Arc::new(machine.catalog().clone());
+        let runtime = tokio::runtime::Handle::current();
+        let has_one_thread = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
         Arc::new_cyclic(|this| Node {
             this: this.clone(),
             name,
@@ -185,7 +194,8 @@ impl Node {
             tables: RwLock::new(tables),
             catalog: RwLock::new(catalog),
             draining: AtomicBool::new(false),
-            runtime: tokio::runtime::Handle::current(),
+            runtime,
+            has_one_thread,
             changing: tokio::sync::Mutex::default(),
         })
     }
@@ -265,6 +275,18 @@ impl Node {
         self.go_on(&mut hands);
         if hands.effects.capacity() <= KEEP_ROOM && hands.known.capacity() <= KEEP_ROOM {
             HANDS.set(hands);
+        }
+    }
+
+    /// The same of what waits to be taken in, and of these after it; they are drained.
+    pub fn step_with_waiting(&self, inputs: &mut Vec<Input>) {
+        {
+            let mut waiting = lock(&self.inbox.waiting);
+            waiting.append(inputs);
+            std::mem::swap(&mut *waiting, inputs);
+        }
+        if !inputs.is_empty() {
+            self.step_all(inputs.drain(..));
         }
     }
 
@@ -506,7 +528,12 @@ impl Node {
         let request = RequestId(self.next_request.fetch_add(1, Ordering::Relaxed));
         let (client, response) = oneshot::channel();
         lock(&self.waiting).insert(request, client);
-        self.step(Input::Client { request, item });
+        let asked = Input::Client { request, item };
+        if self.has_one_thread {
+            self.step_soon(asked);
+        } else {
+            self.step(asked);
+        }
         match response.await {
             Ok(response) => response,
             Err(_) => Response::Refused(Refusal::NotReady("it is shutting down".to_owned())),
