@@ -13,6 +13,7 @@ use crate::store::row;
 use crate::store::sqlite::reading::walk::Walk;
 use crate::store::sqlite::unfiled::{self, Bounds};
 use crate::store::sqlite::writing::batch::Batch;
+use crate::store::sqlite::writing::filter::Filter;
 use crate::store::sqlite::writing::tools::Tools;
 use crate::store::suite::rows;
 
@@ -90,6 +91,7 @@ struct Place {
     connection: Connection,
     shared: Shared,
     next_id: i64,
+    filter: Filter,
     _dir: TempDir,
 }
 
@@ -116,6 +118,7 @@ impl Place {
                 lock: Mutex::new(None),
             },
             next_id: 1,
+            filter: Filter::default(),
             _dir: dir,
         }
     }
@@ -131,6 +134,7 @@ impl Place {
         let loaded = loaded.expect("its rows name items");
         self.shared.unfiled = vec![loaded.unfiled];
         self.next_id = loaded.next_id;
+        self.filter = Filter::default();
     }
 
     /// The bytes of all rows and hints, as they lie there.
@@ -217,6 +221,7 @@ impl Place {
     /// Makes these changes in one transaction; what was answered.
     fn transact(&mut self, changes: &[Change]) -> Vec<Result<StoreReply, StoreError>> {
         let mut tools = Tools::new(&self.connection, self.next_id);
+        std::mem::swap(&mut tools.filter, &mut self.filter);
         self.connection
             .execute_batch("BEGIN IMMEDIATE")
             .expect("begins");
@@ -228,6 +233,10 @@ impl Place {
         let written = batch.write(&self.shared).expect("writes");
         self.connection.execute_batch("COMMIT").expect("commits");
         self.next_id = tools.next_id;
+        std::mem::swap(&mut tools.filter, &mut self.filter);
+        if written.asked_in_vain {
+            self.filter.learn(&self.connection).expect("reads");
+        }
         written.tell(self.unfiled(), || {});
         replies
     }

@@ -46,6 +46,8 @@ pub struct Batch<'t, 'c> {
     other_pages: u64,
     /// Rows that went.
     gone: Vec<(Partition, ItemKey)>,
+    /// Whether the index was asked for a row that it does not know.
+    asked_in_vain: bool,
 }
 
 /// A row as the transaction has it so far.
@@ -73,6 +75,7 @@ impl<'t, 'c> Batch<'t, 'c> {
             bytes: 0,
             other_pages: 0,
             gone: Vec::new(),
+            asked_in_vain: false,
         }
     }
 
@@ -162,18 +165,28 @@ impl<'t, 'c> Batch<'t, 'c> {
             Entry::Vacant(vacant) => vacant,
         };
         let item = (partition.0, key.as_bytes());
-        let statements = &mut self.tools.statements;
         let place = match self.unfiled.place(partition, key) {
             Some(_) if self.gone.contains(vacant.key()) => None,
             place => place,
         };
+        if place.is_none() && self.tools.filter.rules_out(partition, key.as_bytes()) {
+            return Ok(Ok(vacant.insert(Held {
+                id: None,
+                row: None,
+                changed: false,
+            })));
+        }
+        let statements = &mut self.tools.statements;
         let (id, bytes_at) = (0, 1);
         let mut found = match place {
             Some(id) => statements.select_at.get()?.query([id])?,
             None => statements.select.get()?.query(item)?,
         };
         let found = match (place, found.next()?) {
-            (None, None) => None,
+            (None, None) => {
+                self.asked_in_vain = true;
+                None
+            }
             (Some(id), None) => Some((id, Err(Damage::Gone))),
             (_, Some(columns)) => {
                 let row = match columns.get_ref(bytes_at)?.as_blob_or_null()? {
@@ -449,6 +462,9 @@ impl<'t, 'c> Batch<'t, 'c> {
         if !self.gone.is_empty() {
             due.retain(|row| !self.is_gone(row.partition, &row.key));
         }
+        for row in &due {
+            self.tools.filter.add(row.partition, row.key.as_bytes());
+        }
         let (together, rest) = due.as_chunks::<FILED_TOGETHER>();
         for rows in together {
             let many = self.tools.statements.file_many.get()?;
@@ -557,6 +573,7 @@ impl<'t, 'c> Batch<'t, 'c> {
             made,
             filed,
             gone: self.gone,
+            asked_in_vain: self.asked_in_vain,
         })
     }
 }

@@ -88,6 +88,8 @@ pub struct Written {
     pub filed: Vec<Unfiling>,
     /// Rows that went.
     pub gone: Vec<(Partition, ItemKey)>,
+    /// Whether the index was asked for a row that it does not know.
+    pub asked_in_vain: bool,
 }
 
 impl Written {

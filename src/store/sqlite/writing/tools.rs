@@ -8,6 +8,7 @@
 
 use rusqlite::{Connection, Statement};
 
+use super::filter::Filter;
 use crate::store::sqlite::unfiled::Hand;
 
 /// How many rows one statement tells the index of: to begin and end a statement costs as
@@ -89,6 +90,8 @@ pub struct Tools<'c> {
     pub statements: Statements<'c>,
     /// The id of the next row that is made.
     pub next_id: i64,
+    /// Which keys the index does not know.
+    pub filter: Filter,
     /// Where filing goes on.
     pub hand: Hand,
     /// How many rows were filed since that was noted.
@@ -103,6 +106,7 @@ impl<'c> Tools<'c> {
         Tools {
             statements: Statements::new(connection),
             next_id,
+            filter: Filter::default(),
             hand: Hand::default(),
             filed_since_note: 0,
             buffer: Vec::new(),

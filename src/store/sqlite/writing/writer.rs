@@ -108,6 +108,8 @@ pub struct Writer<'c> {
     broken: Option<StoreError>,
     /// About how many pages wait in the log.
     logged_pages: u64,
+    /// Whether the index was asked in vain since the filter read of it.
+    asked_in_vain: bool,
 }
 
 /// Why a transaction was rolled back.
@@ -129,6 +131,7 @@ impl<'c> Writer<'c> {
             connection,
             broken: None,
             logged_pages: 0,
+            asked_in_vain: false,
         }
     }
 
@@ -138,6 +141,7 @@ impl<'c> Writer<'c> {
         let mut jobs = VecDeque::new();
         while !jobs.is_empty() || self.post.queue.take(MAX_BATCH, &mut jobs) {
             self.commit_some(&mut jobs);
+            self.learn_if_due();
             self.checkpoint_if_due();
         }
         self.broken.is_none()
@@ -277,6 +281,7 @@ impl<'c> Writer<'c> {
         let written = batch.write(shared).map_err(RolledBack::Work)?;
         self.commit().map_err(RolledBack::Commit)?;
         self.logged_pages += written.pages;
+        self.asked_in_vain |= written.asked_in_vain;
         self.post.shared.note_commit(replies.len());
         // What is committed is told in any case.
         if let Err(RolledBack::Work(error) | RolledBack::Commit(error)) =
@@ -313,6 +318,19 @@ impl<'c> Writer<'c> {
             tracing::error!(file = self.post.file, %error, "the rows could not be looked at");
             self.post.shared.meaning(self.post.file, &error)
         })
+    }
+
+    /// Has the filter read some of the index, where it would have spared a look at it.
+    /// Runs after the answers were given.
+    fn learn_if_due(&mut self) {
+        if !std::mem::take(&mut self.asked_in_vain) || !self.tools.filter.can_learn() {
+            return;
+        }
+        if let Err(error) = self.tools.filter.learn(self.connection) {
+            let file = self.post.file;
+            tracing::warn!(file, %error, "the index cannot be read whole; all rows are looked for in it");
+            self.post.shared.suspect(file, &error);
+        }
     }
 
     /// Runs after the answers were given, so that no one waits for it but those
