@@ -6,24 +6,26 @@
 //! effect is carried out; every effect is carried out exactly once; a client
 //! that goes away takes nothing with it.
 //!
-//! The parts: `admin.rs` changes tables and modules, `views.rs` shows what the
-//! node knows, `dry_run.rs` tries a module on what is stored.
+//! The parts: `tasks.rs` takes in what came and ticks, `admin.rs` changes tables and
+//! modules, `views.rs` shows what the node knows, `dry_run.rs` tries a module on what is
+//! stored.
 
 mod admin;
 pub mod dry_run;
+mod tasks;
 mod views;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::RuntimeFlavor;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 pub use admin::{AdminError, Upload};
+use tasks::Inbox;
 pub use views::{ClusterView, MemberView, PreferenceView, RingView, TransferView};
 
 use crate::clock::Clock;
@@ -43,10 +45,6 @@ pub use crate::reconcile::quarantine::Trouble;
 use crate::reconcile::rehearsal::Rehearsal;
 use crate::store::Store;
 use crate::transport::Transport;
-
-/// How often the machine's timers are looked at. The shortest of them is a hedge
-/// of 50 ms; a tick that finds nothing due costs about a microsecond.
-const TICK: Duration = Duration::from_millis(10);
 
 /// How many effects, or inputs, the lists keep room for in which a thread collects
 /// them: what a rush needed beyond that is given back.
@@ -151,25 +149,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What came from clients and other threads and was not taken in yet, in the order in
-/// which it came. As much as has passed the gate and as the store and the sandbox have in
-/// hand, which is bounded there.
-#[derive(Default)]
-struct Inbox {
-    waiting: Mutex<Vec<Input>>,
-    arrived: Notify,
-}
-
-/// Takes in what other threads bring, until the node is dropped.
-async fn take_in(inbox: Arc<Inbox>, node: Weak<Node>) {
-    let mut inputs = Vec::new();
-    loop {
-        inbox.arrived.notified().await;
-        let Some(node) = node.upgrade() else { return };
-        node.step_with_waiting(&mut inputs);
-    }
-}
-
 impl Node {
     /// A node with this machine, on the present runtime. Its first effects wait
     /// for [`Node::start`].
@@ -215,28 +194,7 @@ impl Node {
         self.perform(first);
         let held = self.ports.modules.held();
         self.step(Input::ModulesHeld { digests: held });
-        tokio::spawn(take_in(self.inbox.clone(), self.this.clone()));
-        let node = self.this.clone();
-        tokio::spawn(async move {
-            let mut told = false;
-            let mut reason = None;
-            let mut ticks = tokio::time::interval(TICK);
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                let Some(node) = node.upgrade() else { return };
-                node.step(Input::Tick);
-                node.tell_readiness(&mut reason);
-                if !told {
-                    let cluster = lock(&node.machine).membership().cluster();
-                    if let Some(cluster) = cluster {
-                        tracing::info!(node = %node.name, %cluster, "in a cluster");
-                        joined(cluster);
-                        told = true;
-                    }
-                }
-            }
-        });
+        tasks::start(self.inbox.clone(), self.this.clone(), joined);
     }
 
     /// Logs why the node does not serve, when the reason changes: who looks at a
@@ -280,11 +238,7 @@ impl Node {
 
     /// The same of what waits to be taken in, and of these after it; they are drained.
     pub fn step_with_waiting(&self, inputs: &mut Vec<Input>) {
-        {
-            let mut waiting = lock(&self.inbox.waiting);
-            waiting.append(inputs);
-            std::mem::swap(&mut *waiting, inputs);
-        }
+        self.inbox.take_before(inputs);
         if !inputs.is_empty() {
             self.step_all(inputs.drain(..));
         }
@@ -312,13 +266,7 @@ impl Node {
     /// meanwhile: a thread of the store's that stepped the machine itself would
     /// wait for it, and wake somebody for every message that comes of it.
     fn step_soon(&self, input: Input) {
-        let mut waiting = lock(&self.inbox.waiting);
-        let is_first = waiting.is_empty();
-        waiting.push(input);
-        drop(waiting);
-        if is_first {
-            self.inbox.arrived.notify_one();
-        }
+        self.inbox.put(input);
     }
 
     /// Carries out effects; what the store answers at once is left in `known`.
