@@ -19,7 +19,7 @@
 use std::collections::hash_map::RandomState;
 
 use fastbloom::BloomFilter;
-use rusqlite::Connection;
+use rusqlite::{Connection, ffi};
 
 use crate::protocol::id::Partition;
 
@@ -95,23 +95,35 @@ impl Filter {
         let mut found = select.query((partition, &key, READ_TOGETHER as i64))?;
         let mut read = 0;
         let mut last = (partition, key);
+        let mut last_but_one = last.clone();
         while let Some(columns) = found.next()? {
             let (partition, key) = (columns.get(0)?, columns.get_ref(1)?.as_blob()?);
+            if (partition, key) <= (last.0, &last.1[..]) {
+                return Err(out_of_order());
+            }
             // What is no partition is nobody's key.
             if let Ok(partition) = u32::try_from(partition) {
                 self.keys.insert(&(partition, key));
             }
+            std::mem::swap(&mut last, &mut last_but_one);
             last.0 = partition;
             last.1.clear();
             last.1.extend_from_slice(key);
             read += 1;
         }
+        // Not after the last key: one that has rotted, and looks larger than it is, would
+        // have all others up to that passed over. Its neighbour behind it shows it.
         self.reading = match read {
-            READ_TOGETHER => Reading::After(last.0, last.1),
+            READ_TOGETHER => Reading::After(last_but_one.0, last_but_one.1),
             _ => Reading::Done,
         };
         Ok(())
     }
+}
+
+fn out_of_order() -> rusqlite::Error {
+    let corrupt = ffi::Error::new(ffi::SQLITE_CORRUPT);
+    rusqlite::Error::SqliteFailure(corrupt, Some("the index is out of order".to_owned()))
 }
 
 #[cfg(test)]
@@ -182,6 +194,41 @@ mod tests {
         assert!(!filter.can_learn());
         assert!((0..next).all(|number| !rules_out(&filter, number)));
         assert!(rules_out(&filter, next) || rules_out(&filter, next + 1));
+    }
+
+    #[test]
+    fn a_key_that_has_rotted_does_not_hide_those_behind_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("index.db");
+        let key = |number: usize| [&b"key-"[..], &(number as u32).to_be_bytes()].concat();
+        for rotten in READ_TOGETHER - 3..READ_TOGETHER + 3 {
+            let (made, _) = index(0);
+            for number in 0..1_000 {
+                made.execute("INSERT INTO places VALUES(0, ?1, 0)", [key(number)])
+                    .expect("files");
+            }
+            made.execute("VACUUM INTO ?1", [path.to_str().expect("text")])
+                .expect("copies");
+            let mut bytes = std::fs::read(&path).expect("reads");
+            // Pages keep copies of cells that have moved, too.
+            let copies = bytes.windows(8).enumerate();
+            let copies = copies.filter(|(_, bytes)| *bytes == key(rotten));
+            let copies: Vec<usize> = copies.map(|(at, _)| at).collect();
+            copies.iter().for_each(|at| bytes[*at] = b'z');
+            std::fs::write(&path, bytes).expect("writes");
+            let connection = Connection::open(&path).expect("opens");
+            let mut filter = Filter::default();
+            let learned = (0..10).try_for_each(|_| filter.learn(&connection));
+            let error = learned.expect_err("it is out of order");
+            assert_eq!(
+                error.sqlite_error_code(),
+                Some(rusqlite::ErrorCode::DatabaseCorrupt)
+            );
+            let hidden = (0..1_000).find(|number| filter.rules_out(Partition(0), &key(*number)));
+            assert_eq!(hidden, None);
+            drop(connection);
+            std::fs::remove_file(&path).expect("removes");
+        }
     }
 
     #[test]
