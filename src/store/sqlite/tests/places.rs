@@ -189,6 +189,28 @@ fn readers_find_what_was_answered_while_it_is_filed() {
 }
 
 #[test]
+fn once_its_keys_are_known_the_index_is_not_asked_for_new_items() {
+    let dir = dir();
+    drop(filled(&dir));
+    let store = open(&dir, 1);
+    // Each asks in vain, and has some of the index read afterwards; the third comes when
+    // the second's part was read.
+    for new in ["new", "newer", "newest"] {
+        put(&*store, 0, new, "y");
+    }
+    // Whoever asks for a key now fails.
+    let tool = tool(&dir, 0);
+    tool.execute_batch("ALTER TABLE places RENAME TO gone")
+        .expect("changes");
+    put(&*store, 0, "after", "y");
+    tool.execute_batch("ALTER TABLE gone RENAME TO places")
+        .expect("changes");
+    for number in 0..ITEMS {
+        assert_eq!(values(&*store, 0, &name(number)), ["x"], "{number}");
+    }
+}
+
+#[test]
 fn an_index_that_knows_an_older_row_gives_way_to_the_newer_and_is_checked() {
     let dir = dir();
     let store = open(&dir, 1);
