@@ -19,6 +19,7 @@
 mod abi;
 mod compiled;
 mod contract;
+mod epochs;
 mod failure;
 mod lanes;
 mod limits;

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock, mpsc};
-use std::thread;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Lift, Lower};
@@ -18,6 +16,7 @@ use wasmtime::{
 
 use super::abi::{self, Description, Outcome};
 use super::compiled::CodeCache;
+use super::epochs::{EPOCH_MS, Epochs};
 use super::failure::{Bounds, Failure, InvalidModule, classify, one_line};
 use super::lanes::MAX_SLOW_CALLS;
 use super::limits::{MAX_WORKERS, SandboxLimits};
@@ -46,8 +45,6 @@ const MAX_MEMORIES: u32 = 4;
 /// Tables hold the functions that a guest calls by pointer.
 const MAX_TABLES: u32 = 8;
 const MAX_TABLE_ELEMENTS: usize = 20_000;
-/// How often the engine counts an epoch, in milliseconds.
-const EPOCH_MS: u64 = 10;
 /// How many epochs a call may begin in the quick lane: some 20 ms, a thousand
 /// times what a fold of usual values takes.
 const QUANTUM_EPOCHS: u64 = 2;
@@ -90,8 +87,7 @@ pub struct Sandbox {
     limits: SandboxLimits,
     cache: Option<CodeCache>,
     loaded: RwLock<BTreeMap<Digest, Arc<Loaded>>>,
-    /// Dropped with the sandbox; that ends the thread which counts epochs.
-    _epochs: mpsc::Sender<()>,
+    pub(super) epochs: Epochs,
 }
 
 /// What a store knows of its guest: what its memories have in all, and whether
@@ -194,26 +190,13 @@ impl Sandbox {
             .map(|folder| CodeCache::open(folder, &engine))
             .transpose()
             .map_err(SandboxError::Cache)?;
-        let (epochs, ended) = mpsc::channel::<()>();
-        let weak = engine.weak();
-        thread::Builder::new()
-            .name("guest-epochs".to_owned())
-            .spawn(move || {
-                let period = Duration::from_millis(EPOCH_MS);
-                while ended.recv_timeout(period) == Err(mpsc::RecvTimeoutError::Timeout) {
-                    match weak.upgrade() {
-                        Some(engine) => engine.increment_epoch(),
-                        None => return,
-                    }
-                }
-            })
-            .map_err(SandboxError::Thread)?;
+        let epochs = Epochs::of(&engine).map_err(SandboxError::Thread)?;
         Ok(Sandbox {
             engine,
             limits,
             cache,
             loaded: RwLock::default(),
-            _epochs: epochs,
+            epochs,
         })
     }
 
@@ -331,6 +314,7 @@ impl Sandbox {
             epochs_left: self.limits.deadline_ms.div_ceil(EPOCH_MS).max(1) + 1,
             is_cut_short: false,
         };
+        let _in_hand = self.epochs.begin();
         let quantum = next_look(&mut guest, QUANTUM_EPOCHS);
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| guest);

@@ -191,6 +191,31 @@ fn the_clock_stops_what_fuel_does_not() {
 }
 
 #[test]
+fn the_clock_rests_while_nobody_calls_and_runs_again_for_who_does() {
+    let limits = SandboxLimits {
+        // Some seconds, so that this ends by itself should the clock stand still.
+        fuel: 4_000_000_000,
+        deadline_ms: 30,
+        ..limits()
+    };
+    let sandbox = Arc::new(Sandbox::new(limits, None).expect("a sandbox"));
+    sandbox.load(MISBEHAVE).expect("a module");
+    let workers = Workers::start(sandbox.clone()).expect("threads");
+    for _ in 0..2 {
+        let patience = 60_000;
+        let rests = (0..patience).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            sandbox.epochs.are_resting()
+        });
+        assert!(rests);
+        assert_eq!(
+            misbehave(&workers, "spin"),
+            failed("ran out of time (limit 30 ms)")
+        );
+    }
+}
+
+#[test]
 fn no_call_remembers_another() {
     let workers = workers(&[MISBEHAVE]);
     for _ in 0..20 {
