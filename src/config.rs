@@ -24,11 +24,13 @@ use crate::protocol::machine::DEFAULT_BACKGROUND_PERCENT;
 use crate::table_spec::{self, TableSpec};
 
 mod locate;
+mod serving;
 #[cfg(test)]
 mod tests;
 mod units;
 
 use locate::Lines;
+pub use serving::{MAX_SERVING_THREADS, Scheduling, ServingConfig};
 
 /// The longest name of a node or zone, in bytes: both travel in every gossip.
 pub const MAX_NODE_NAME_BYTES: usize = 64;
@@ -186,30 +188,6 @@ impl Default for SandboxConfig {
             workers: 0,
             queue: 1024,
         }
-    }
-}
-
-/// The `[serving]` section.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ServingConfig {
-    /// How many threads serve clients and peers; 0 is one for every two cores. What
-    /// one thread does alone it need not hand to another, so fewer cost less for each
-    /// request, and more carry more of them.
-    pub threads: u32,
-}
-
-/// The most threads that may serve.
-pub const MAX_SERVING_THREADS: u32 = 64;
-
-impl ServingConfig {
-    /// How many threads that makes on this machine.
-    pub fn thread_count(&self) -> usize {
-        if self.threads > 0 {
-            return self.threads as usize;
-        }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        (cores / 2).clamp(1, MAX_SERVING_THREADS as usize)
     }
 }
 

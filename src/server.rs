@@ -8,6 +8,7 @@
 //! [`EXIT_FAILED_SYNC`] before anyone is answered. `connections.rs` accepts.
 
 pub mod connections;
+mod scheduling;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -298,7 +299,7 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let serving = Serving::new(config.serving.thread_count()).context("threads to serve on")?;
+    let serving = Serving::new(&config.serving).context("threads to serve on")?;
     let running = serving.handle().spawn(serve(config, listener, shutdown));
     running.await.context("the node's threads")?
 }

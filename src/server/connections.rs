@@ -34,10 +34,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::api::service::Service;
 use crate::api::{self, Api};
+use crate::config::ServingConfig;
 use crate::node::Node;
 
 pub use self::patience::MAX_STALL;
 use self::patience::{Door, Impatient};
+use super::scheduling;
 
 /// How many connections are served at once. Each costs some kilobytes and a file
 /// descriptor.
@@ -82,12 +84,15 @@ enum Threads {
 }
 
 impl Serving {
-    /// So many threads.
-    pub fn new(threads: usize) -> io::Result<Self> {
-        if threads > 1 {
+    /// The threads that are wanted. What they start, the store's and the modules', is
+    /// scheduled as they are.
+    pub fn new(wanted: &ServingConfig) -> io::Result<Self> {
+        let scheduling = wanted.scheduling;
+        if wanted.thread_count() > 1 {
             let runtime = Builder::new_multi_thread()
-                .worker_threads(threads)
+                .worker_threads(wanted.thread_count())
                 .thread_name(THREAD_NAME)
+                .on_thread_start(move || scheduling::apply(scheduling))
                 .enable_all()
                 .build()?;
             return Ok(Serving {
@@ -104,6 +109,7 @@ impl Serving {
         thread::Builder::new()
             .name(THREAD_NAME.into())
             .spawn(move || {
+                scheduling::apply(scheduling);
                 if runtime.block_on(ended).is_ok() {
                     unreachable!("nobody sends anything");
                 }

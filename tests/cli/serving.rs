@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use super::common::{Expect, Http, forget, free_port, item, signals, wait, watch};
+use super::common::{Cluster, Expect, Http, Plan, forget, free_port, item, signals, wait, watch};
 use super::{Ran, command};
 
 /// Runs `kinfold serve` with this config file to its end.
@@ -55,6 +55,11 @@ fn config_errors_name_the_key_and_the_line() {
             "[node]\nname = \"a\"\n[tables.x]\nreplicas = 2\n",
             4,
             "replicas",
+        ),
+        (
+            "[node]\nname = \"a\"\n[serving]\nscheduling = \"idle\"\n",
+            4,
+            "scheduling",
         ),
         ("[node]\nname = \n", 2, ""),
     ] {
@@ -147,4 +152,45 @@ fn dev_runs_three_nodes_until_it_is_told_to_stop() {
     forget(&child);
     assert!(!data.exists(), "a temporary folder goes with the nodes");
     assert!(lines.next().is_none(), "one line for scripts, and no more");
+}
+
+/// By thread of a process: its name, and how the system schedules it (proc(5), field 41).
+#[cfg(target_os = "linux")]
+fn policies(pid: u32) -> Vec<(String, u32)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
+    let told = tasks.filter_map(|task| {
+        // A thread may end while one looks.
+        let stat = fs::read_to_string(task.expect("a thread").path().join("stat")).ok()?;
+        let (name, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+        let (_, name) = name.split_once('(').expect("a name in parentheses");
+        let policy = fields.split(' ').nth(41 - 3).expect("its policy");
+        Some((name.to_owned(), policy.parse().expect("a number")))
+    });
+    told.collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn no_thread_of_a_node_interrupts_another_unless_the_config_says_so() {
+    const NORMAL: u32 = 0;
+    const BATCH: u32 = 3;
+    for (section, expected) in [
+        ("", BATCH),
+        ("[serving]\nthreads = 3\n", BATCH),
+        ("[serving]\nscheduling = \"batch\"\n", BATCH),
+        ("[serving]\nscheduling = \"normal\"\n", NORMAL),
+    ] {
+        let cluster = Cluster::start(1, Plan::with(section));
+        let policies = policies(cluster.nodes[0].pid());
+        for working in ["serving", "store-write", "store-read", "store-checkpoin"] {
+            let of_these: Vec<_> = policies
+                .iter()
+                .filter(|(name, _)| name.starts_with(working))
+                .collect();
+            assert!(!of_these.is_empty(), "no {working} among {policies:?}");
+            for (name, policy) in of_these {
+                assert_eq!(*policy, expected, "{name} of {section:?}");
+            }
+        }
+    }
 }

@@ -238,6 +238,11 @@ impl Node {
         *process = Some(child);
     }
 
+    /// The number of its process.
+    pub fn pid(&self) -> u32 {
+        self.lock().as_ref().expect("the node runs").id()
+    }
+
     /// `kill -9`, at once and without a word.
     pub fn kill9(&self) {
         let mut child = self.lock().take().expect("the node runs");
