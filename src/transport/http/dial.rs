@@ -128,8 +128,7 @@ async fn back_off(shared: &Shared, link: &Link) {
             () = &mut met => return,
             () = &mut over => return,
             () = shared.closing() => return,
-            // Whoever else has something to say says it first: one write for all of
-            // it costs little more than one for each.
+            // What others say in this turn is given back together with it.
             () = link.filled() => tokio::task::yield_now().await,
         }
     }
