@@ -283,6 +283,17 @@ impl Get {
         self.replicas.iter().filter(open).count()
     }
 
+    /// How many replicas have told a hash that no state in hand has. Each will count, or
+    /// be asked for its state, when the state comes that is on its way: hashes are told
+    /// from memory and are often here first.
+    fn waiting(&self) -> usize {
+        let waits = |replica: &&Replica| match replica.known {
+            Known::Hash(hash) => !self.has_joined(hash) && !broken(Variant::StrangeHashCounts),
+            _ => false,
+        };
+        self.replicas.iter().filter(waits).count()
+    }
+
     fn advance(&mut self, actions: &mut Vec<GetAction>) {
         if self.finished {
             return;
@@ -333,9 +344,7 @@ impl Get {
     /// Asks further nodes while those asked cannot make up R.
     fn widen(&mut self, actions: &mut Vec<GetAction>) {
         loop {
-            // A hash that is known but not joined has been asked again, so it is
-            // among the outstanding.
-            if self.counted() + self.outstanding() >= self.r {
+            if self.counted() + self.outstanding() + self.waiting() >= self.r {
                 return;
             }
             let Some(place) = self.idle() else { break };
@@ -519,6 +528,21 @@ mod tests {
         assert_eq!(actions, [ask(1, false), ask(3, true)]);
         assert_eq!(get.on_failure(NodeId(3)), [ask(2, false)]);
         assert_eq!(get.on_failure(NodeId(2)), []);
+    }
+
+    #[test]
+    fn hashes_that_come_before_the_state_make_nobody_else_be_asked() {
+        let set = state(&[1]);
+        let (mut get, actions) = get(5, 2, false, &[]);
+        assert_eq!(actions, [ask(1, false), ask(2, true), ask(3, true)]);
+        assert_eq!(get.on_answer(NodeId(2), hash(&set)), []);
+        assert_eq!(get.on_answer(NodeId(3), hash(&set)), []);
+        // Without that state one of them is asked for its own, and again nobody else.
+        assert_eq!(get.on_failure(NodeId(1)), [ask(2, false)]);
+        assert_eq!(
+            get.on_answer(NodeId(2), ReadAnswer::State(set.clone())),
+            [answer(&set)]
+        );
     }
 
     #[test]
